@@ -1,0 +1,50 @@
+"""One way to say what was expected and what came."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def expect(condition: bool, who: str, expected: str, got: object) -> None:
+    """Raise ``ValueError("who: expected …, got …")`` unless the condition holds."""
+    if not condition:
+        raise ValueError(f"{who}: expected {expected}, got {got}")
+
+
+def expect_tensor(value: object, who: str, name: str) -> Tensor:
+    """Return `value` as a tensor or raise a TypeError naming it."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{who}: expected {name} to be a torch.Tensor, got {type(value).__name__}")
+    return value
+
+
+def expect_floating(value: object, who: str, name: str, shape: tuple[int | str, ...]) -> Tensor:
+    """Check a floating tensor's dtype and shape; letters in `shape` (``"B"``) match any size."""
+    tensor = expect_tensor(value, who, name)
+    text = "(" + ", ".join(str(size) for size in shape) + ("," if len(shape) == 1 else "") + ")"
+    fits = tensor.dim() == len(shape) and all(
+        isinstance(want, str) or want == size for want, size in zip(shape, tensor.shape)
+    )
+    expect(fits, who, f"{name} {text}", tuple(tensor.shape))
+    expect(tensor.is_floating_point(), who, f"{name} of a floating dtype", tensor.dtype)
+    return tensor
+
+
+def expect_same_device(who: str, **tensors: Tensor | None) -> None:
+    """Raise unless all tensors given lie on one device, naming the first two that differ."""
+    given = [(name, tensor) for name, tensor in tensors.items() if tensor is not None]
+    first_name, first = given[0]
+    for name, tensor in given[1:]:
+        expect(
+            tensor.device == first.device,
+            who,
+            f"{name} on the device of {first_name} ({first.device})",
+            tensor.device,
+        )
+
+
+def finite_samples(*tensors: Tensor) -> Tensor:
+    """(B,) bool: samples whose every value, in every tensor given, is finite. No synchronisation."""
+    flags = [torch.isfinite(tensor).flatten(1).all(dim=1) for tensor in tensors]
+    return torch.stack(flags).all(dim=0)

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from texalign._checks import expect, expect_floating
+
+
+@dataclass(frozen=True, eq=False)
+class PinholeCamera:
+    """A batch of pinhole cameras, one per image, in pixels of the image (crop) they look at.
+
+    Axes are OpenCV's: x right, y down, z forward, in metres. Pixel (row i, column j) covers
+    [j, j + 1) × [i, i + 1), so its centre is (j + 0.5, i + 0.5) and the whole image spans [0, W] × [0, H].
+    Data sets whose *integer* coordinates are pixel centres (OpenCV, COCO, FreiHAND and HaMeR's crops) need 0.5 added
+    to their principal point; the constructors take it as `pixel_offset`.
+
+    Attributes:
+        focal: (B, 2) float, pixels, (fx, fy).
+        principal: (B, 2) float, pixels, (cx, cy).
+
+    Raises:
+        ValueError: another shape, dtype, or two devices. Values (focal ≤ 0, NaN) are not looked at here: the renderer
+            drops such samples, or raises under ``validate=True``.
+    """
+
+    focal: Tensor
+    principal: Tensor
+
+    def __post_init__(self) -> None:
+        expect_floating(self.focal, "PinholeCamera", "focal", ("B", 2))
+        expect_floating(self.principal, "PinholeCamera", "principal", (self.focal.shape[0], 2))
+        expect(
+            self.principal.device == self.focal.device,
+            "PinholeCamera",
+            f"principal on the device of focal ({self.focal.device})",
+            self.principal.device,
+        )
+
+    @property
+    def batch_size(self) -> int:
+        """B."""
+        return self.focal.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        """The device of both tensors."""
+        return self.focal.device
+
+    @classmethod
+    def from_intrinsics(cls, K: Tensor, pixel_offset: float = 0.0) -> PinholeCamera:
+        """From intrinsic matrices.
+
+        Args:
+            K: (B, 3, 3) or (3, 3) float, pixels, no skew (K[0, 1] is ignored).
+            pixel_offset: pixels added to the principal point: 0.5 for a K whose integer coordinates are pixel centres
+                (OpenCV's calibration, FreiHAND, HO3D), 0 for one whose pixel centres lie at half integers.
+        """
+        if isinstance(K, Tensor) and K.dim() == 2:
+            K = K[None]
+        expect_floating(K, "PinholeCamera.from_intrinsics", "K", ("B", 3, 3))
+        return cls(focal=K[:, [0, 1], [0, 1]], principal=K[:, :2, 2] + pixel_offset)
+
+    @classmethod
+    def from_weak_perspective(
+        cls, cam: Tensor, image_size: int, focal: float, pixel_offset: float = 0.0
+    ) -> tuple[PinholeCamera, Tensor]:
+        """From weak-perspective parameters (s, tx, ty) as HMR's family predicts them.
+
+        The hand is put at the depth at which a hand of unit size has scale s: with image size S and focal length f,
+        translation = (tx, ty, 2 f / (S s)) and the principal point is the image's centre, so that near the hand
+        pixel = S / 2 · (1 + s (x + tx)).
+
+        Args:
+            cam: (B, 3) float, (s, tx, ty); tx and ty in metres. s ≤ 0 gives no valid depth: the sample is dropped.
+            image_size: S, pixels of the square image.
+            focal: f, pixels. The larger, the closer to a true weak perspective (HaMeR: 5000 at 256 pixels).
+            pixel_offset: as in `from_intrinsics`.
+
+        Returns:
+            The camera and the translation (B, 3), metres, to be added to the network's vertices:
+            ``vertices + translation[:, None]``.
+        """
+        expect_floating(cam, "PinholeCamera.from_weak_perspective", "cam", ("B", 3))
+        # 1e-9 as in HaMeR's own formula: s = 0 gives a far, finite depth.
+        depth = 2.0 * focal / (image_size * cam[:, 0] + 1e-9)
+        translation = torch.stack([cam[:, 1], cam[:, 2], depth], dim=-1)
+        camera = cls(
+            focal=cam.new_full((cam.shape[0], 2), focal),
+            principal=cam.new_full((cam.shape[0], 2), image_size / 2 + pixel_offset),
+        )
+        return camera, translation
+
+    @classmethod
+    def from_hamer(
+        cls, pred_cam: Tensor, image_size: int = 256, focal: float = 5000.0, pixel_offset: float = 0.5
+    ) -> tuple[PinholeCamera, Tensor]:
+        """From the `pred_cam` (B, 3) that HaMeR and WiLoR output, at their own constants.
+
+        HaMeR projects to px = 5000 (V + t)_xy / z + 128 in its full 256 × 256 crop, where the array index equals px;
+        in this library's coordinates a pixel's centre lies half a pixel further, hence `pixel_offset` = 0.5.
+
+        Returns:
+            The camera and `pred_cam_t` (B, 3) as HaMeR computes it: vertices in the camera's frame are
+            ``pred_vertices + pred_cam_t[:, None]``.
+        """
+        return cls.from_weak_perspective(pred_cam, image_size, focal, pixel_offset)
+
+    def homogeneous(self, points: Tensor) -> Tensor:
+        """Points (B, N, 3), metres → (B, N, 3) homogeneous pixels (w·px, w·py, w) with w = z, the depth in metres.
+
+        Linear in the points and defined behind the camera too; what `texalign.rasterize` takes.
+        """
+        focal, principal = self.focal[:, None].to(points.dtype), self.principal[:, None].to(points.dtype)
+        depth = points[..., 2:]
+        return torch.cat([points[..., :2] * focal + principal * depth, depth], dim=-1)
+
+    def project(self, points: Tensor) -> Tensor:
+        """Points (B, N, 3), metres → pixels (B, N, 2): (fx x / z + cx, fy y / z + cy). Differentiable in both.
+
+        Points with z ≤ 0 are not visible; their projection is meaningless (mirrored, or infinite at z = 0).
+        """
+        expect_floating(points, "PinholeCamera.project", "points", (self.batch_size, "N", 3))
+        homogeneous = self.homogeneous(points)
+        return homogeneous[..., :2] / homogeneous[..., 2:]
+
+    def mirrored(self, width: int | float) -> PinholeCamera:
+        """The camera of the image flipped left-right: cx → width − cx. The scene's x must be negated with it."""
+        principal = torch.stack([width - self.principal[:, 0], self.principal[:, 1]], dim=-1)
+        return PinholeCamera(self.focal, principal)
+
+    def cropped(self, left_top: Tensor, scale: Tensor) -> PinholeCamera:
+        """The camera of a crop, resized: pixel p of this image becomes (p − left_top) · scale.
+
+        Args:
+            left_top: (B, 2) or (2,) float, pixels of this image: where the crop's corner (0, 0) lies.
+            scale: (B, 2), (B, 1) or scalar tensor: crop pixels per image pixel. A pyramid's half size is 0.5 with
+                left_top 0: pixel edges stay edges, so no half-pixel terms appear.
+        """
+        return PinholeCamera(self.focal * scale, (self.principal - left_top) * scale)
+
+    def to(self, *args: object, **kwargs: object) -> PinholeCamera:
+        """As `torch.Tensor.to`, on both tensors."""
+        return PinholeCamera(self.focal.to(*args, **kwargs), self.principal.to(*args, **kwargs))  # type: ignore[call-overload]

@@ -1,0 +1,147 @@
+"""Torch backend: the differentiable pieces, each with a hand-written backward that never touches background pixels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+
+def edge_functions(x: Tensor, y: Tensor) -> Tensor:
+    """Homogeneous edge functions (…, 3) of corners (…, 3) taken relative to a pixel; their ratios are the perspective-
+    correct barycentrics (Olano and Greer, "Triangle scan conversion using 2D homogeneous coordinates", 1997).
+    """
+    x0, x1, x2 = x.unbind(-1)
+    y0, y1, y2 = y.unbind(-1)
+    return torch.stack([x1 * y2 - y1 * x2, x2 * y0 - y2 * x0, x0 * y1 - y0 * x1], dim=-1)
+
+
+class Barycentrics(Function):
+    """Corner table (B·F, 9) and, per covered pixel, its row and centre → (N, 3). Reference: `edge_functions`."""
+
+    @staticmethod
+    def forward(ctx: Any, corners: Tensor, rows: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        relative = _relative_corners(corners, rows, x, y)
+        edges = edge_functions(*relative)
+        _, weights = _normalise(edges)
+        ctx.save_for_backward(corners, rows, x, y)
+        return weights
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        corners, rows, x, y = ctx.saved_tensors
+        relative_x, relative_y = _relative_corners(corners, rows, x, y)
+        inverse, weights = _normalise(edge_functions(relative_x, relative_y))
+        g = (grad - (grad * weights).sum(dim=1, keepdim=True)) * inverse
+        g0, g1, g2 = g.unbind(1)
+        x0, x1, x2 = relative_x.unbind(1)
+        y0, y1, y2 = relative_y.unbind(1)
+        grad_x = (g2 * y1 - g1 * y2, g0 * y2 - g2 * y0, g1 * y0 - g0 * y1)
+        grad_y = (g1 * x2 - g2 * x1, g2 * x0 - g0 * x2, g0 * x1 - g1 * x0)
+        columns = []
+        for gx, gy in zip(grad_x, grad_y):
+            columns += [gx, gy, -(x * gx + y * gy)]
+        return torch.zeros_like(corners).index_add_(0, rows, torch.stack(columns, dim=1)), None, None, None
+
+
+def _relative_corners(corners: Tensor, rows: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    corner = corners.index_select(0, rows)
+    depth = corner[:, 2::3]
+    return corner[:, 0::3] - x[:, None] * depth, corner[:, 1::3] - y[:, None] * depth
+
+
+def _normalise(edges: Tensor) -> tuple[Tensor, Tensor]:
+    """1 / Σ edges (0 where the face has no area) and the weights, clamped against rounding."""
+    total = edges.sum(dim=1, keepdim=True)
+    tiny = torch.finfo(edges.dtype).tiny ** 0.5
+    solid = total.abs() > tiny
+    inverse = torch.where(solid, 1.0 / torch.where(solid, total, 1), 0)
+    weights = torch.where(solid, (edges * inverse).clamp(0, 1), 1 / 3)
+    return inverse, weights / weights.sum(dim=1, keepdim=True)
+
+
+class ToImage(Function):
+    """(N, C) → (P, C) with zeros elsewhere; the adjoint of a row selection."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, pixels: Tensor, count: int) -> Tensor:
+        ctx.save_for_backward(pixels)
+        return values.new_zeros(count, values.shape[1]).index_copy_(0, pixels, values)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (pixels,) = ctx.saved_tensors
+        return grad.index_select(0, pixels), None, None
+
+
+class Bilinear(Function):
+    """Texture rows (B·T·T, C), uv (N, 2) and their samples (N,) → (N, C). Reference: `grid_sample`, border padding."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, uv: Tensor, sample: Tensor, height: int, width: int) -> Tensor:
+        taps, weight_x, weight_y, _ = _taps(uv, sample, height, width)
+        ctx.save_for_backward(rows, uv, sample)
+        ctx.size = (height, width)
+        a, b, c, d = (rows.index_select(0, tap) for tap in taps)
+        upper, lower = torch.lerp(a, b, weight_x), torch.lerp(c, d, weight_x)
+        return torch.lerp(upper, lower, weight_y)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        rows, uv, sample = ctx.saved_tensors
+        height, width = ctx.size
+        taps, weight_x, weight_y, inside = _taps(uv, sample, height, width)
+        grad_rows = grad_uv = None
+        if ctx.needs_input_grad[0]:
+            grad_rows = torch.zeros_like(rows)
+            lower = grad * weight_y
+            upper = grad - lower
+            for part, left_tap, right_tap in ((upper, taps[0], taps[1]), (lower, taps[2], taps[3])):
+                right = part * weight_x
+                grad_rows.index_add_(0, left_tap, part - right).index_add_(0, right_tap, right)
+        if ctx.needs_input_grad[1]:
+            a, b, c, d = (rows.index_select(0, tap) for tap in taps)
+            along_x = torch.lerp(b - a, d - c, weight_y)
+            along_y = torch.lerp(c - a, d - b, weight_x)
+            slopes = torch.stack([(grad * along_x).sum(1) * width, (grad * along_y).sum(1) * height], dim=1)
+            grad_uv = slopes * inside
+        return grad_rows, grad_uv, None, None, None
+
+
+def _taps(uv: Tensor, sample: Tensor, height: int, width: int) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
+    """Rows of the four texels around each uv, two blend weights (N, 1), and where uv is inside the border (N, 2)."""
+    size = uv.new_tensor([width, height])
+    position = uv * size - 0.5
+    clamped = torch.minimum(position.clamp(min=0), size - 1)
+    corner = clamped.floor()
+    weight = clamped - corner
+    column, row = corner.to(torch.int64).unbind(1)
+    right = (column + 1).clamp(max=width - 1) - column
+    below = ((row + 1).clamp(max=height - 1) - row) * width
+    first = (sample * height + row) * width + column
+    taps = [first, first + right, first + below, first + below + right]
+    return taps, weight[:, :1], weight[:, 1:], (clamped == position).to(uv.dtype)
+
+
+class Blend(Function):
+    """image[target] += weight · (image[other] − image[target]) with the old image on the right, summed over pairs."""
+
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, weight: Tensor, target: Tensor, other: Tensor) -> Tensor:
+        difference = image.index_select(0, other) - image.index_select(0, target)
+        ctx.save_for_backward(weight, target, other, difference)
+        return image.index_add(0, target, difference * weight[:, None])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        weight, target, other, difference = ctx.saved_tensors
+        at_target = grad.index_select(0, target)
+        flow = at_target * weight[:, None]
+        grad_image = grad.index_add(0, other, flow).index_add_(0, target, -flow)
+        return grad_image, (at_target * difference).sum(dim=1), None, None

@@ -1,0 +1,149 @@
+"""The portable backend: plain torch, on any device, in float32 or float64, deterministic on the CPU.
+
+Every list here is compact: (face, row) spans, then covered pixels, then silhouette pairs. Next to nothing is done on
+background pixels, and there is no loop over images, faces or pixels.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from texalign.rasterize._functions import Barycentrics, Bilinear, Blend, ToImage
+from texalign.rasterize._nearest import nearest_faces
+from texalign.rasterize._silhouette import crossing, safe_depth, silhouette_pairs
+
+name = "torch"
+
+
+class Rasterization:
+    """What `rasterize` found: the nearest face of every pixel and the point of that face under the pixel's centre.
+
+    Attributes:
+        face_index: (B, H, W) int64, -1 = background.
+        barycentric: (B, H, W, 3) float in [0, 1], perspective-correct weights of the face's corners, summing to 1; 0 on
+            the background. Differentiable in the points given to `rasterize`.
+        pixels: (N,) int64, flat index into B·H·W of the covered pixels, ascending.
+    """
+
+    def __init__(
+        self, face_index: Tensor, inverse_depth: Tensor, face_count: int, points: Tensor, faces: Tensor
+    ) -> None:
+        self.face_index = face_index
+        self.inverse_depth = inverse_depth
+        height, width = face_index.shape[1:]
+        self.pixels = (face_index.reshape(-1) >= 0).nonzero()[:, 0]
+        self.pixel_faces = face_index.reshape(-1).index_select(0, self.pixels)
+        self.pixel_samples = self.pixels.div(height * width, rounding_mode="floor") if height * width else self.pixels
+        self.corner_rows = self.pixel_samples * face_count + self.pixel_faces
+        offset = self.pixels - self.pixel_samples * (height * width)
+        row = offset.div(max(width, 1), rounding_mode="floor")
+        column = offset - row * width
+        self.pixel_barycentric: Tensor = Barycentrics.apply(
+            points[:, faces].reshape(-1, 9), self.corner_rows, column.to(points.dtype) + 0.5, row.to(points.dtype) + 0.5
+        )
+
+    @cached_property
+    def barycentric(self) -> Tensor:
+        return self.to_image(self.pixel_barycentric)
+
+    def to_image(self, values: Tensor) -> Tensor:
+        """Values (N, C) of the covered pixels → (B, H, W, C), zero on the background."""
+        dense: Tensor = ToImage.apply(values, self.pixels, self.face_index.numel())
+        return dense.reshape(*self.face_index.shape, values.shape[-1])
+
+    def from_image(self, image: Tensor) -> Tensor:
+        """(B, H, W, C) → (N, C), the covered pixels."""
+        return image.reshape(-1, image.shape[-1]).index_select(0, self.pixels)
+
+
+def rasterize(points: Tensor, faces: Tensor, height: int, width: int, near: float) -> Rasterization:
+    """Find the nearest face under every pixel centre.
+
+    A pixel is covered when its centre lies inside the projected face (left and top edges included, right and bottom
+    excluded, so that two faces sharing an edge never both take or both miss a pixel) at a depth of at least `near`:
+    faces that cross the near plane are clipped there, pixel by pixel. Faces with a non-finite corner are dropped.
+    At equal depth the lower face index wins.
+
+    Args:
+        points: (B, V, 3) float32 or float64, homogeneous pixels (w·px, w·py, w) with w the depth in metres, from
+            `PinholeCamera.homogeneous`. Gradients reach it through the barycentrics; `face_index` has none.
+        faces: (F, 3) int64.
+        height, width: pixels.
+        near: metres, > 0.
+    """
+    with torch.no_grad():
+        face_index, inverse_depth = nearest_faces(points.detach(), faces, height, width, near)
+    return Rasterization(face_index, inverse_depth, faces.shape[0], points, faces)
+
+
+def interpolate(attributes: Tensor, attribute_faces: Tensor, rasterization: Rasterization) -> Tensor:
+    """Interpolate corner attributes at every covered pixel, perspective-correctly.
+
+    Args:
+        attributes: (B, U, C) or (1, U, C) float.
+        attribute_faces: (F, 3) int64 into `attributes` (the faces, or the uv_faces for uv).
+
+    Returns:
+        (B, H, W, C), 0 on the background; differentiable in the attributes and, through the barycentrics, the points.
+    """
+    corners = attribute_faces.index_select(0, rasterization.pixel_faces)
+    if attributes.shape[0] > 1:
+        corners = corners + rasterization.pixel_samples[:, None] * attributes.shape[1]
+    channels = attributes.shape[-1]
+    values = attributes.reshape(-1, channels).index_select(0, corners.reshape(-1)).reshape(-1, 3, channels)
+    return rasterization.to_image((values * rasterization.pixel_barycentric[:, :, None]).sum(dim=1))
+
+
+def sample_texture(texture: Tensor, uv: Tensor, rasterization: Rasterization) -> Tensor:
+    """Look the texture up bilinearly at the covered pixels; texel centres at half integers, borders clamped.
+
+    Args:
+        texture: (B, C, T, T) or (1, C, T, T) float.
+        uv: (B, H, W, 2) in [0, 1].
+
+    Returns:
+        (B, H, W, C), 0 on the background; differentiable in texture and uv.
+    """
+    rows = texture.permute(0, 2, 3, 1).reshape(-1, texture.shape[1])
+    sample = rasterization.pixel_samples if texture.shape[0] > 1 else torch.zeros_like(rasterization.pixel_samples)
+    values: Tensor = Bilinear.apply(rows, rasterization.from_image(uv), sample, texture.shape[2], texture.shape[3])
+    return rasterization.to_image(values)
+
+
+def antialias(image: Tensor, rasterization: Rasterization, points: Tensor, faces: Tensor, opposite: Tensor) -> Tensor:
+    """Blend pixels across silhouettes by where the silhouette crosses between their centres.
+
+    For each pair of 4-neighbours with different faces, the nearer face's silhouette edge that crosses the segment
+    between the two centres, at a distance d (in pixels) from the nearer face's own centre, moves the colour of the
+    pixel that the crossing lies in towards the other's by |1/2 − d|: for the coverage image the exact area of a
+    straight edge. This is the only gradient that a silhouette gives. Method: Laine et al., "Modular primitives for
+    high-performance differentiable rendering" (2020), section 3.6.
+
+    Args:
+        image: (B, H, W, C), premultiplied (0 outside the hand).
+        points, faces: as given to `rasterize`; the vertex indices must not be split at UV seams.
+        opposite: (F, 3) int64, `HandSurface.opposite`: the vertex across each edge, -1 at a boundary.
+
+    Returns:
+        (B, H, W, C), differentiable in image and points.
+    """
+    with torch.no_grad():
+        pairs = silhouette_pairs(
+            points.detach(), faces, opposite, rasterization.face_index, rasterization.inverse_depth
+        )
+    target, other, flow, edge_rows, centre, vertical, sign = pairs
+    screen = (points[..., :2] / safe_depth(points[..., 2:])).reshape(-1, 2)
+    start = screen.index_select(0, edge_rows[0]) - centre
+    end = screen.index_select(0, edge_rows[1]) - centre
+    start = torch.where(vertical[:, None], start.flip(-1), start)
+    end = torch.where(vertical[:, None], end.flip(-1), end)
+    distance = crossing(start, end) * sign
+    # Up to 1/16 pixel beyond the segment is float error: clamp the value, keep the slope.
+    distance = distance + (distance.clamp(0, 1) - distance).detach()
+    weight = sign * (0.5 - distance)
+    flat = image.reshape(-1, image.shape[-1])
+    blended: Tensor = Blend.apply(flat, weight * flow, target, other)
+    return blended.reshape(image.shape)
