@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import reference
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import reference
 from texalign.rasterize import _nearest, _torch, select_backend, unavailable_reason
 from texalign.rasterize._functions import edge_functions
 
@@ -38,12 +38,12 @@ def grid_mesh(columns: int, rows: int, width: float, height: float, seed: int = 
 
 
 def neighbours(faces: torch.Tensor) -> torch.Tensor:
-    from texalign._topology import opposite_vertices
+    from texalign._topology import twin_edges
 
-    return torch.from_numpy(opposite_vertices(faces.numpy()))
+    return torch.from_numpy(twin_edges(faces.numpy()))
 
 
-# --- values --------------------------------------------------------------------------------------------------------------
+# --- values ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("behind", [0.0, 0.3])
@@ -166,7 +166,7 @@ def test_equal_depth_goes_to_the_lower_face():
     assert set(found.face_index.unique().tolist()) == {-1, 0}
 
 
-# --- gradients -----------------------------------------------------------------------------------------------------------
+# --- gradients -------------------------------------------------------------
 
 
 def test_barycentric_backward_equals_autograd_of_the_plain_formula():
@@ -225,10 +225,10 @@ def test_gradcheck_antialias():
     points, faces = random_mesh(16, face_count=3, height=8, width=9)
     points = points.double().requires_grad_()
     image = torch.rand(1, 8, 9, 2, dtype=torch.float64, requires_grad=True)
-    opposite = torch.full_like(faces, -1)
+    twins = torch.full_like(faces, -1)
 
     def run(p, i):
-        return _torch.antialias(i, _torch.rasterize(p, faces, 8, 9, NEAR), p, faces, opposite)
+        return _torch.antialias(i, _torch.rasterize(p, faces, 8, 9, NEAR), p, faces, twins)
 
     assert not torch.equal(run(points, image), image)
     assert torch.autograd.gradcheck(run, (points, image), eps=1e-7, atol=1e-4)
@@ -290,11 +290,11 @@ def test_silhouette_gradient_equals_the_area_and_its_derivative(backend):
 def test_inner_edges_give_no_silhouette(backend):
     module, device = backend
     points, faces = grid_mesh(6, 4, 28.0, 20.0)
-    opposite = neighbours(faces).to(device)
+    twins = neighbours(faces).to(device)
     points, faces = points.to(device), faces.to(device)
     found = module.rasterize(points, faces, 20, 28, NEAR)
     image = torch.rand(1, 20, 28, 2, generator=torch.Generator().manual_seed(0)).to(device)
-    torch.testing.assert_close(module.antialias(image, found, points, faces, opposite), image)
+    torch.testing.assert_close(module.antialias(image, found, points, faces, twins), image)
 
 
 def test_adjoint_identities(backend):
@@ -309,11 +309,11 @@ def test_adjoint_identities(backend):
         return torch.rand(*shape, generator=generator).to(device)
 
     uv = rand(1, 20, 28, 2)
-    opposite = torch.full_like(faces, -1)
+    twins = torch.full_like(faces, -1)
     for operation, shape in (
         (lambda a: module.interpolate(a, faces, found), (1, points.shape[1], 3)),
         (lambda a: module.sample_texture(a, uv, found), (1, 3, 16, 16)),
-        (lambda a: module.antialias(a, found, points, faces, opposite), (1, 20, 28, 3)),
+        (lambda a: module.antialias(a, found, points, faces, twins), (1, 20, 28, 3)),
     ):
         leaf = rand(*shape).requires_grad_()
         out = operation(leaf)
@@ -341,7 +341,7 @@ def test_random_meshes_give_finite_values_and_gradients(seed, behind, scale, siz
     assert torch.isfinite(gradient).all()
 
 
-# --- choosing ------------------------------------------------------------------------------------------------------------
+# --- choosing --------------------------------------------------------------
 
 
 def test_backends_that_cannot_run_say_why():
@@ -374,7 +374,7 @@ def test_backends_agree_on_values_and_gradients(scene, surface, silhouette):
     if reason is not None:
         pytest.skip(f"nvdiffrast cannot run on this machine: {reason}")
     vertices, camera = scene(4, 128)
-    faces, opposite = surface.faces.to(cuda), surface.opposite.to(cuda)
+    faces, twins = surface.faces.to(cuda), surface.twins.to(cuda)
     weights = torch.rand(4, 128, 128, 2, generator=torch.Generator().manual_seed(0)).to(cuda)
     images, gradients, indices = [], [], []
     for name in ("torch", "nvdiffrast"):
@@ -384,7 +384,7 @@ def test_backends_agree_on_values_and_gradients(scene, surface, silhouette):
         indices.append(found.face_index)
         if silhouette:
             covered = (found.face_index >= 0)[..., None].float().expand(-1, -1, -1, 2)
-            image = module.antialias(covered.contiguous(), found, leaf, faces, opposite)
+            image = module.antialias(covered.contiguous(), found, leaf, faces, twins)
         else:
             image = module.interpolate(surface.uv[None].to(cuda), surface.uv_faces.to(cuda), found)
         images.append(image)
@@ -396,7 +396,7 @@ def test_backends_agree_on_values_and_gradients(scene, surface, silhouette):
         found = module.rasterize(leaf, faces, 128, 128, 0.01)
         if silhouette:
             covered = (found.face_index >= 0)[..., None].float().expand(-1, -1, -1, 2)
-            image = module.antialias(covered.contiguous(), found, leaf, faces, opposite)
+            image = module.antialias(covered.contiguous(), found, leaf, faces, twins)
         else:
             image = module.interpolate(surface.uv[None].to(cuda), surface.uv_faces.to(cuda), found)
         (gradient,) = torch.autograd.grad((image * weights * agree[..., None]).sum(), leaf)

@@ -76,12 +76,11 @@ def edge_table(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return edges.astype(np.int64), edge_faces
 
 
-def opposite_vertices(faces: np.ndarray) -> np.ndarray:
-    """(F, 3): the third vertex of the face across the edge opposite each corner, -1 at the boundary."""
-    edges = directed_edges(faces)
-    apex = {(int(a), int(b)): int(faces[f, i]) for f in range(len(faces)) for i, (a, b) in enumerate(edges[f])}
-    across = [apex.get((int(b), int(a)), -1) for a, b in edges.reshape(-1, 2)]
-    return np.array(across, dtype=np.int64).reshape(faces.shape)
+def twin_edges(faces: np.ndarray) -> np.ndarray:
+    """(F, 3): for each face's edge i its number 3·face + edge in the face across it, -1 at the boundary."""
+    edges = [(int(a), int(b)) for a, b in directed_edges(faces).reshape(-1, 2)]
+    number = {edge: position for position, edge in enumerate(edges)}
+    return np.array([number.get((b, a), -1) for a, b in edges], dtype=np.int64).reshape(faces.shape)
 
 
 def boundary_loops(faces: np.ndarray) -> list[tuple[int, ...]]:

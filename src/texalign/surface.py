@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from texalign._checks import expect
-from texalign._topology import boundary_loops, check_topology, edge_table, opposite_vertices
+from texalign._topology import boundary_loops, check_topology, edge_table, twin_edges
 from texalign._topology import read_obj as _read_obj
 from texalign.rasterize import _torch as torch_backend
 
@@ -45,7 +45,8 @@ class HandSurface(nn.Module):
 
     Attributes:
         faces, uv, uv_faces: as above, int64, float32, int64.
-        opposite: (F, 3) int64: the vertex across the edge opposite each corner, -1 at the boundary.
+        twins: (F, 3) int64: edge i of a face lies opposite its corner i; here is the number 3·face + edge that the same
+            edge has in the face across it, -1 at the boundary.
         edges: (E, 2) int64, each edge once, lower vertex first.
         edge_faces: (E, 2) int64: the faces on either side, -1 at the boundary.
         boundary_loops: closed loops of boundary vertices, as tuples of indices; MANO's open wrist is one of 16.
@@ -60,7 +61,7 @@ class HandSurface(nn.Module):
     faces: Tensor
     uv: Tensor
     uv_faces: Tensor
-    opposite: Tensor
+    twins: Tensor
     edges: Tensor
     edge_faces: Tensor
 
@@ -83,7 +84,7 @@ class HandSurface(nn.Module):
             "faces": face_array,
             "uv": uv_array,
             "uv_faces": uv_face_array,
-            "opposite": opposite_vertices(face_array),
+            "twins": twin_edges(face_array),
             "edges": edges,
             "edge_faces": edge_faces,
         }
@@ -198,6 +199,13 @@ class HandSurface(nn.Module):
         flat = texture.flatten(2)
         source = flat.index_select(2, texels.border_source)
         return flat.index_copy(2, texels.border, source).reshape(texture.shape)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> HandSurface:
+        # A host network's .half() or .double() moves the atlas but must not round it.
+        uv = self.uv
+        super()._apply(fn, recurse)
+        self.uv = uv.to(self.faces.device)
+        return self
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_texel_maps": {}}

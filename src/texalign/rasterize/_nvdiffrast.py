@@ -1,7 +1,9 @@
 """The CUDA backend: NVIDIA's nvdiffrast, found at run time, never bundled (its licence allows research use only).
 
-Same signatures as `_torch`. Differences a caller can see: gradients are summed with atomics, hence not bitwise
-repeatable; pixel centres within 1/16 pixel of an edge may fall to either face, since corners are snapped to a grid.
+Same signatures as `_torch`, and the same `antialias`: nvdiffrast's own looks for a silhouette in a pixel's own face
+only, which misses two fifths of a hand's outline at 256 pixels (`benchmarks/silhouettes.py` measures it). Differences a
+caller can see: gradients are summed with atomics, hence not bitwise repeatable; pixel centres within 1/16 pixel of an
+edge may fall to either face, since corners are snapped to a grid.
 """
 
 from __future__ import annotations
@@ -15,12 +17,14 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from texalign.rasterize._antialias import antialias as antialias
+
 name = "nvdiffrast"
 
 # A context belongs to one device and one thread, and can be neither copied nor pickled: none is ever kept in a Module.
 _contexts = threading.local()
-# Keyed by the identity of a surface's faces buffer, dropped with it: its int32 copy and its edge hash.
-_topologies: Any = WeakIdKeyDictionary()
+# int32 copies, keyed by the identity of a surface's faces or uv_faces buffer and dropped with it.
+_triangle_cache: Any = WeakIdKeyDictionary()
 
 
 class Rasterization:
@@ -29,6 +33,8 @@ class Rasterization:
     def __init__(self, native: Tensor) -> None:
         self.native = native
         self.face_index = native[..., 3].detach().to(torch.int64) - 1
+        # z/w grows away from the viewer within [-1, 1].
+        self.nearness = torch.where(self.face_index >= 0, 2 - native[..., 2].detach(), 0)
 
     @cached_property
     def barycentric(self) -> Tensor:
@@ -48,7 +54,7 @@ def rasterize(points: Tensor, faces: Tensor, height: int, width: int, near: floa
     if points.shape[0] == 0:  # nvdiffrast refuses an empty batch
         return Rasterization(points.new_zeros(0, height, width, 4))
     native, _ = dr.rasterize(
-        _context(points.device), _clip_space(points, height, width, near), _triangles(faces)[0], (height, width)
+        _context(points.device), _clip_space(points, height, width, near), _triangles(faces), (height, width)
     )
     return Rasterization(native)
 
@@ -58,7 +64,7 @@ def interpolate(attributes: Tensor, attribute_faces: Tensor, rasterization: Rast
     native = rasterization.native
     if native.shape[0] == 0:
         return native.new_zeros(*native.shape[:3], attributes.shape[-1])
-    return dr.interpolate(attributes.contiguous(), native, _triangles(attribute_faces)[0])[0]
+    return dr.interpolate(attributes.contiguous(), native, _triangles(attribute_faces))[0]
 
 
 def sample_texture(texture: Tensor, uv: Tensor, rasterization: Rasterization) -> Tensor:
@@ -71,17 +77,6 @@ def sample_texture(texture: Tensor, uv: Tensor, rasterization: Rasterization) ->
     return values * (rasterization.face_index >= 0)[..., None]
 
 
-def antialias(image: Tensor, rasterization: Rasterization, points: Tensor, faces: Tensor, opposite: Tensor) -> Tensor:
-    """See the torch backend. The adjacency comes from nvdiffrast's own hash of `faces`; `opposite` is not needed."""
-    if image.shape[0] == 0:
-        return image
-    height, width = image.shape[1:3]
-    triangles, topology_hash = _triangles(faces)
-    # Depth plays no part in antialiasing, so any near plane will do.
-    clip = _clip_space(points, height, width, near=1e-3)
-    return dr.antialias(image.contiguous(), rasterization.native, clip, triangles, topology_hash=topology_hash)
-
-
 def _context(device: torch.device) -> Any:
     by_device = _contexts.__dict__.setdefault("by_device", {})
     if device not in by_device:
@@ -89,12 +84,11 @@ def _context(device: torch.device) -> Any:
     return by_device[device]
 
 
-def _triangles(faces: Tensor) -> tuple[Tensor, Any]:
-    if faces not in _topologies:
-        triangles = faces.to(torch.int32).contiguous()
-        _topologies[faces] = (triangles, dr.antialias_construct_topology_hash(triangles))
-    triangles, topology_hash = _topologies[faces]
-    return triangles, topology_hash
+def _triangles(faces: Tensor) -> Tensor:
+    if faces not in _triangle_cache:
+        _triangle_cache[faces] = faces.to(torch.int32).contiguous()
+    triangles: Tensor = _triangle_cache[faces]
+    return triangles
 
 
 def _clip_space(points: Tensor, height: int, width: int, near: float) -> Tensor:

@@ -11,9 +11,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from texalign.rasterize._functions import Barycentrics, Bilinear, Blend, ToImage
+from texalign.rasterize._antialias import antialias as antialias
+from texalign.rasterize._functions import Barycentrics, Bilinear, ToImage
 from texalign.rasterize._nearest import nearest_faces
-from texalign.rasterize._silhouette import crossing, safe_depth, silhouette_pairs
 
 name = "torch"
 
@@ -32,7 +32,7 @@ class Rasterization:
         self, face_index: Tensor, inverse_depth: Tensor, face_count: int, points: Tensor, faces: Tensor
     ) -> None:
         self.face_index = face_index
-        self.inverse_depth = inverse_depth
+        self.nearness = inverse_depth
         height, width = face_index.shape[1:]
         self.pixels = (face_index.reshape(-1) >= 0).nonzero()[:, 0]
         self.pixel_faces = face_index.reshape(-1).index_select(0, self.pixels)
@@ -111,39 +111,3 @@ def sample_texture(texture: Tensor, uv: Tensor, rasterization: Rasterization) ->
     sample = rasterization.pixel_samples if texture.shape[0] > 1 else torch.zeros_like(rasterization.pixel_samples)
     values: Tensor = Bilinear.apply(rows, rasterization.from_image(uv), sample, texture.shape[2], texture.shape[3])
     return rasterization.to_image(values)
-
-
-def antialias(image: Tensor, rasterization: Rasterization, points: Tensor, faces: Tensor, opposite: Tensor) -> Tensor:
-    """Blend pixels across silhouettes by where the silhouette crosses between their centres.
-
-    For each pair of 4-neighbours with different faces, the nearer face's silhouette edge that crosses the segment
-    between the two centres, at a distance d (in pixels) from the nearer face's own centre, moves the colour of the
-    pixel that the crossing lies in towards the other's by |1/2 − d|: for the coverage image the exact area of a
-    straight edge. This is the only gradient that a silhouette gives. Method: Laine et al., "Modular primitives for
-    high-performance differentiable rendering" (2020), section 3.6.
-
-    Args:
-        image: (B, H, W, C), premultiplied (0 outside the hand).
-        points, faces: as given to `rasterize`; the vertex indices must not be split at UV seams.
-        opposite: (F, 3) int64, `HandSurface.opposite`: the vertex across each edge, -1 at a boundary.
-
-    Returns:
-        (B, H, W, C), differentiable in image and points.
-    """
-    with torch.no_grad():
-        pairs = silhouette_pairs(
-            points.detach(), faces, opposite, rasterization.face_index, rasterization.inverse_depth
-        )
-    target, other, flow, edge_rows, centre, vertical, sign = pairs
-    screen = (points[..., :2] / safe_depth(points[..., 2:])).reshape(-1, 2)
-    start = screen.index_select(0, edge_rows[0]) - centre
-    end = screen.index_select(0, edge_rows[1]) - centre
-    start = torch.where(vertical[:, None], start.flip(-1), start)
-    end = torch.where(vertical[:, None], end.flip(-1), end)
-    distance = crossing(start, end) * sign
-    # Up to 1/16 pixel beyond the segment is float error: clamp the value, keep the slope.
-    distance = distance + (distance.clamp(0, 1) - distance).detach()
-    weight = sign * (0.5 - distance)
-    flat = image.reshape(-1, image.shape[-1])
-    blended: Tensor = Blend.apply(flat, weight * flow, target, other)
-    return blended.reshape(image.shape)
