@@ -1,0 +1,52 @@
+"""Axis-angle vectors to rotation matrices and back, safe for gradients."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def rotation_matrices(axis_angles: Tensor) -> Tensor:
+    """Rotation matrices (..., 3, 3) of axis-angle vectors (..., 3), radians; smooth everywhere, zero included.
+
+    Rodrigues' formula ``I + a K + b K^2`` with a = sin(t) / t and b = 2 sin(t / 2)^2 / t^2, by their series near zero.
+    """
+    square = axis_angles.square().sum(-1)[..., None, None]
+    small = square < 1e-4
+    angle = torch.where(small, torch.ones_like(square), square).sqrt()
+    first = torch.where(small, 1 - square / 6 + square.square() / 120, angle.sin() / angle)
+    second = torch.where(
+        small, 0.5 - square / 24 + square.square() / 720, 2 * (angle / 2).sin().square() / angle.square()
+    )
+    x, y, z = axis_angles.unbind(-1)
+    zero = torch.zeros_like(x)
+    cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).unflatten(-1, (3, 3))
+    identity = torch.eye(3, dtype=x.dtype, device=x.device)
+    # K^2 = v v^T - t^2 I, without a matrix product that autocast would round.
+    cross_squared = axis_angles[..., :, None] * axis_angles[..., None, :] - square * identity
+    return identity + first * cross + second * cross_squared
+
+
+def rotation_vectors(matrices: Tensor) -> Tensor:
+    """Axis-angle vectors (..., 3), radians, length at most pi, of rotation matrices (..., 3, 3).
+
+    By way of the quaternion, from its largest component (Shepperd's method), so that half turns are safe too.
+    Differentiable except at half turns.
+    """
+    m = matrices
+    diagonal = m.diagonal(dim1=-2, dim2=-1)
+    trace = diagonal.sum(-1, keepdim=True)
+    squares = torch.cat([trace, diagonal * 2 - trace], -1)  # 4 q^2 - 1 of w, x, y, z
+    w = torch.stack([1 + squares[..., 0], m[..., 2, 1] - m[..., 1, 2], m[..., 0, 2] - m[..., 2, 0],
+                     m[..., 1, 0] - m[..., 0, 1]], -1)  # fmt: skip
+    x = torch.stack([w[..., 1], 1 + squares[..., 1], m[..., 0, 1] + m[..., 1, 0], m[..., 0, 2] + m[..., 2, 0]], -1)
+    y = torch.stack([w[..., 2], x[..., 2], 1 + squares[..., 2], m[..., 1, 2] + m[..., 2, 1]], -1)
+    z = torch.stack([w[..., 3], x[..., 3], y[..., 3], 1 + squares[..., 3]], -1)
+    rows = torch.stack([w, x, y, z], -2)
+    largest = squares.argmax(-1)[..., None, None].expand(*squares.shape[:-1], 1, 4)
+    quaternion = nn.functional.normalize(rows.gather(-2, largest).squeeze(-2), dim=-1)
+    quaternion = torch.where(quaternion[..., :1] < 0, -quaternion, quaternion)
+    sine = quaternion[..., 1:].norm(dim=-1, keepdim=True)
+    small = sine < 1e-6
+    angle = 2 * torch.atan2(sine, quaternion[..., :1])
+    return quaternion[..., 1:] * torch.where(small, 2 * torch.ones_like(sine), angle / sine.clamp_min(1e-6))
