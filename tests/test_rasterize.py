@@ -353,6 +353,13 @@ def test_backends_that_cannot_run_say_why():
     assert select_backend("auto", cpu).name == "torch"
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_self_test_runs_inside_any_mode(mode):
+    unavailable_reason.cache_clear()
+    with mode():
+        assert unavailable_reason("torch", torch.device("cpu")) is None
+
+
 def test_auto_falls_back_with_one_warning(monkeypatch, recwarn):
     import texalign.rasterize as package
 

@@ -25,7 +25,9 @@ def unavailable_reason(backend: str, device: torch.device) -> str | None:
     Found by drawing one triangle there and following its gradient; the answer is kept for the life of the process.
     """
     try:
-        _draw_one_triangle(_load(backend, device), device)
+        # The first call may come from inside no_grad, inference_mode or autocast.
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+            _draw_one_triangle(_load(backend, device), device)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return None
