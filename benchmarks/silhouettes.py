@@ -1,4 +1,4 @@
-"""How faithful are coverage and its gradient at a hand's outline? Walking over the mesh against a pixel's own face only.
+"""How faithful are coverage and its gradient at a hand's outline? Walking over the mesh or a pixel's own face only.
 
     python benchmarks/silhouettes.py [--hands 48] [--output FILE.json]
 
@@ -14,10 +14,10 @@ import argparse
 from pathlib import Path
 
 import torch
-from recording import environment, table, write_json
 from torch import Tensor
 
 import texalign as ta
+from recording import environment, table, write_json
 from texalign.hand import HandModel, sample_pose
 from texalign.rasterize import _silhouette
 

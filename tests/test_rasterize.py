@@ -193,7 +193,10 @@ def test_bilinear_lookup_equals_grid_sample():
     found = _torch.rasterize(points, faces, 20, 28, NEAR)
     texture = torch.rand(2, 3, 8, 8, generator=generator, dtype=torch.float64, requires_grad=True)
     uv = (torch.rand(2, 20, 28, 2, generator=generator, dtype=torch.float64) * 1.2 - 0.1).requires_grad_()
-    ours = _torch.sample_texture(texture, uv, found).permute(0, 3, 1, 2)
+    itself = torch.arange(8 * 8)
+    layers = _torch.sample_texture(texture, uv, found, itself).permute(0, 3, 1, 2)
+    ours = layers[:, :3]
+    assert (layers[:, 3] == 1).all()
     theirs = torch.nn.functional.grid_sample(texture, 2 * uv - 1, padding_mode="border", align_corners=False)
     torch.testing.assert_close(ours, theirs)
     weights = torch.rand(ours.shape, generator=generator, dtype=torch.float64)
@@ -218,7 +221,7 @@ def test_gradcheck_sample_texture():
     found = _torch.rasterize(points.double(), faces, 5, 6, NEAR)
     texture = torch.rand(1, 2, 4, 4, dtype=torch.float64, requires_grad=True)
     uv = torch.rand(1, 5, 6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).requires_grad_()
-    assert torch.autograd.gradcheck(lambda t, c: _torch.sample_texture(t, c, found), (texture, uv), atol=1e-5)
+    assert torch.autograd.gradcheck(lambda t, c: _torch.sample_texture(t, c, found, torch.arange(16)), (texture, uv), atol=1e-5)
 
 
 def test_gradcheck_antialias():
@@ -308,11 +311,11 @@ def test_adjoint_identities(backend):
     def rand(*shape):
         return torch.rand(*shape, generator=generator).to(device)
 
-    uv = rand(1, 20, 28, 2)
+    uv, itself = rand(1, 20, 28, 2), torch.arange(16 * 16, device=device)
     twins = torch.full_like(faces, -1)
     for operation, shape in (
         (lambda a: module.interpolate(a, faces, found), (1, points.shape[1], 3)),
-        (lambda a: module.sample_texture(a, uv, found), (1, 3, 16, 16)),
+        (lambda a: module.sample_texture(a, uv, found, itself)[..., :3], (1, 3, 16, 16)),
         (lambda a: module.antialias(a, found, points, faces, twins), (1, 20, 28, 3)),
     ):
         leaf = rand(*shape).requires_grad_()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from texalign._checks import expect, expect_floating, expect_same_device, expect_tensor
+from texalign._compile import opaque
 from texalign.camera import PinholeCamera
 from texalign.observations import UVObservations, clean_pixels, face_geometry, observe_pixels, unwrap_image
 from texalign.rasterize import BACKENDS, select_backend
@@ -169,6 +170,7 @@ class TexturedHandRenderer(nn.Module):
                 self.surface, seen.vertices, seen.points, image.float(), seen.clean, seen.depth, texture_size
             )
 
+    @opaque
     def _draw(self, vertices: Tensor, camera: PinholeCamera, texture: Tensor) -> Rendering:
         surface = self.surface
         backend = select_backend(self.backend, vertices.device)
@@ -176,10 +178,8 @@ class TexturedHandRenderer(nn.Module):
         found = backend.rasterize(points, surface.faces, self.height, self.width, self.near)
         uv = backend.interpolate(surface.uv[None], surface.uv_faces, found)
         depth = backend.interpolate(points[..., 2:], surface.faces, found)
-        rgb = backend.sample_texture(surface.dilated(texture), uv, found)
-        covered = (found.face_index >= 0)[..., None].to(rgb.dtype)
-        layers = backend.antialias(torch.cat([rgb, covered], dim=-1), found, points, surface.faces, surface.twins)
-        layers = layers.permute(0, 3, 1, 2)
+        layers = backend.sample_texture(texture, uv, found, surface.texel_map(texture.shape[-1]).redirect)
+        layers = backend.antialias(layers, found, points, surface.faces, surface.twins).permute(0, 3, 1, 2)
         return Rendering(
             image=layers[:, :3],
             coverage=layers[:, 3:].clamp(0, 1),
@@ -189,6 +189,7 @@ class TexturedHandRenderer(nn.Module):
             dropped=dropped,
         )
 
+    @opaque
     def _see(self, vertices: Tensor, camera: PinholeCamera, mask: Tensor | None) -> _Seen:
         surface = self.surface
         backend = select_backend(self.backend, vertices.device)

@@ -21,14 +21,13 @@ class TexelMap(NamedTuple):
     Attributes:
         face_index: (T, T) int64, -1 outside the charts.
         barycentric: (T, T, 3) float32, 0 outside the charts.
-        border: (K,) int64, flat texels outside the charts that a bilinear lookup inside a chart can touch.
-        border_source: (K,) int64, the nearest texel inside a chart for each of them.
+        redirect: (T·T,) int64, the flat texel to read in place of each: just outside a chart, where a bilinear lookup
+            inside it can touch, the nearest texel inside; everywhere else the texel itself.
     """
 
     face_index: Tensor
     barycentric: Tensor
-    border: Tensor
-    border_source: Tensor
+    redirect: Tensor
 
 
 class HandSurface(nn.Module):
@@ -195,10 +194,8 @@ class HandSurface(nn.Module):
 
         A bilinear lookup at a chart's border then never mixes in what lies between the charts. Differentiable.
         """
-        texels = self.texel_map(texture.shape[-1])
-        flat = texture.flatten(2)
-        source = flat.index_select(2, texels.border_source)
-        return flat.index_copy(2, texels.border, source).reshape(texture.shape)
+        redirect = self.texel_map(texture.shape[-1]).redirect
+        return texture.flatten(2).index_select(2, redirect).reshape(texture.shape)
 
     def _apply(self, fn: Any, recurse: bool = True) -> HandSurface:
         # A host network's .half() or .double() moves the atlas but must not round it.
@@ -257,5 +254,4 @@ def _texel_map(uv: Tensor, uv_faces: Tensor, size: int) -> TexelMap:
         better = ~inside & inside[y, x] & (best > dy * dy + dx * dx)
         best = torch.where(better, dy * dy + dx * dx, best)
         source = torch.where(better, y * size + x, source)
-    border = (best.reshape(-1) < 99).nonzero()[:, 0]
-    return TexelMap(face_index, barycentric, border, source.reshape(-1)[border])
+    return TexelMap(face_index, barycentric, source.reshape(-1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -79,53 +80,73 @@ class ToImage(Function):
 
 
 class Bilinear(Function):
-    """Texture rows (B·T·T, C), uv (N, 2) and their samples (N,) → (N, C). Reference: `grid_sample`, border padding."""
+    """Texture (B or 1, C, T, T) at uv (N, 2) of samples (N,) → (C, N). Reference: `grid_sample` with border padding.
+
+    `redirect` (T·T,) is `TexelMap.redirect`: the texel to read in place of each.
+    """
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, uv: Tensor, sample: Tensor, height: int, width: int) -> Tensor:
-        taps, weight_x, weight_y, _ = _taps(uv, sample, height, width)
-        ctx.save_for_backward(rows, uv, sample)
-        ctx.size = (height, width)
-        a, b, c, d = (rows.index_select(0, tap) for tap in taps)
-        upper, lower = torch.lerp(a, b, weight_x), torch.lerp(c, d, weight_x)
-        return torch.lerp(upper, lower, weight_y)
+    def forward(ctx: Any, texture: Tensor, uv: Tensor, sample: Tensor, redirect: Tensor) -> Tensor:
+        taps, weight_x, weight_y, _ = _taps(texture, uv, sample, redirect)
+        ctx.save_for_backward(texture, uv, sample, redirect)
+        return torch.stack(
+            [
+                torch.lerp(torch.lerp(a, b, weight_x), torch.lerp(c, d, weight_x), weight_y)
+                for a, b, c, d in _read(texture, taps)
+            ]
+        )
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        rows, uv, sample = ctx.saved_tensors
-        height, width = ctx.size
-        taps, weight_x, weight_y, inside = _taps(uv, sample, height, width)
-        grad_rows = grad_uv = None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        texture, uv, sample, redirect = ctx.saved_tensors
+        taps, weight_x, weight_y, inside = _taps(texture, uv, sample, redirect)
+        grad_texture = grad_uv = None
         if ctx.needs_input_grad[0]:
-            grad_rows = torch.zeros_like(rows)
-            lower = grad * weight_y
-            upper = grad - lower
-            for part, left_tap, right_tap in ((upper, taps[0], taps[1]), (lower, taps[2], taps[3])):
-                right = part * weight_x
-                grad_rows.index_add_(0, left_tap, part - right).index_add_(0, right_tap, right)
+            grad_texture = torch.zeros_like(texture, memory_format=torch.contiguous_format)
+            flat = grad_texture.view(-1)
+            for channel, part in enumerate(grad):
+                offset = channel * redirect.numel()
+                lower = part * weight_y
+                upper = part - lower
+                for row, left, right in ((upper, taps[0], taps[1]), (lower, taps[2], taps[3])):
+                    share = row * weight_x
+                    flat.index_add_(0, left + offset, row - share).index_add_(0, right + offset, share)
         if ctx.needs_input_grad[1]:
-            a, b, c, d = (rows.index_select(0, tap) for tap in taps)
-            along_x = torch.lerp(b - a, d - c, weight_y)
-            along_y = torch.lerp(c - a, d - b, weight_x)
-            slopes = torch.stack([(grad * along_x).sum(1) * width, (grad * along_y).sum(1) * height], dim=1)
-            grad_uv = slopes * inside
-        return grad_rows, grad_uv, None, None, None
+            slope_x, slope_y = torch.zeros_like(weight_x), torch.zeros_like(weight_y)
+            for part, (a, b, c, d) in zip(grad, _read(texture, taps)):
+                slope_x += part * torch.lerp(b - a, d - c, weight_y)
+                slope_y += part * torch.lerp(c - a, d - b, weight_x)
+            grad_uv = torch.stack([slope_x * texture.shape[3], slope_y * texture.shape[2]], dim=1) * inside
+        return grad_texture, grad_uv, None, None
 
 
-def _taps(uv: Tensor, sample: Tensor, height: int, width: int) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
-    """Rows of the four texels around each uv, two blend weights (N, 1), and where uv is inside the border (N, 2)."""
+def _taps(texture: Tensor, uv: Tensor, sample: Tensor, redirect: Tensor) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
+    """For each uv: where channel 0 of its four texels lies in the flat texture, two blend weights (N,), and (N, 2)
+    whether uv is inside the border.
+    """
+    height, width = texture.shape[2:]
     size = uv.new_tensor([width, height])
     position = uv * size - 0.5
     clamped = torch.minimum(position.clamp(min=0), size - 1)
     corner = clamped.floor()
-    weight = clamped - corner
+    weight_x, weight_y = (clamped - corner).unbind(1)
     column, row = corner.to(torch.int64).unbind(1)
     right = (column + 1).clamp(max=width - 1) - column
     below = ((row + 1).clamp(max=height - 1) - row) * width
-    first = (sample * height + row) * width + column
-    taps = [first, first + right, first + below, first + below + right]
-    return taps, weight[:, :1], weight[:, 1:], (clamped == position).to(uv.dtype)
+    first = row * width + column
+    texels = (first, first + right, first + below, first + below + right)
+    start = sample * (texture.shape[1] * height * width) if texture.shape[0] > 1 else torch.zeros_like(sample)
+    taps = [start + redirect.index_select(0, texel) for texel in texels]
+    return taps, weight_x, weight_y, (clamped == position).to(uv.dtype)
+
+
+def _read(texture: Tensor, taps: list[Tensor]) -> Iterator[list[Tensor]]:
+    """Channel by channel, the values at the four taps."""
+    flat = texture.reshape(-1)
+    for channel in range(texture.shape[1]):
+        offset = channel * texture.shape[2] * texture.shape[3]
+        yield [flat.index_select(0, tap + offset) for tap in taps]
 
 
 class Blend(Function):

@@ -67,14 +67,16 @@ def interpolate(attributes: Tensor, attribute_faces: Tensor, rasterization: Rast
     return dr.interpolate(attributes.contiguous(), native, _triangles(attribute_faces))[0]
 
 
-def sample_texture(texture: Tensor, uv: Tensor, rasterization: Rasterization) -> Tensor:
+def sample_texture(texture: Tensor, uv: Tensor, rasterization: Rasterization, redirect: Tensor) -> Tensor:
     """See the torch backend."""
     if uv.shape[0] == 0:
-        return uv.new_zeros(*uv.shape[:3], texture.shape[1])
+        return uv.new_zeros(*uv.shape[:3], texture.shape[1] + 1)
+    texture = texture.flatten(2).index_select(2, redirect).reshape(texture.shape)
     channels_last = texture.permute(0, 2, 3, 1).contiguous()
     # nvdiffrast wraps by default, which would bleed across the atlas.
     values = dr.texture(channels_last, uv.contiguous(), filter_mode="linear", boundary_mode="clamp")
-    return values * (rasterization.face_index >= 0)[..., None]
+    covered = (rasterization.face_index >= 0)[..., None].to(values.dtype)
+    return torch.cat([values * covered, covered], dim=-1)
 
 
 def _context(device: torch.device) -> Any:
