@@ -221,7 +221,9 @@ def test_gradcheck_sample_texture():
     found = _torch.rasterize(points.double(), faces, 5, 6, NEAR)
     texture = torch.rand(1, 2, 4, 4, dtype=torch.float64, requires_grad=True)
     uv = torch.rand(1, 5, 6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).requires_grad_()
-    assert torch.autograd.gradcheck(lambda t, c: _torch.sample_texture(t, c, found, torch.arange(16)), (texture, uv), atol=1e-5)
+    assert torch.autograd.gradcheck(
+        lambda t, c: _torch.sample_texture(t, c, found, torch.arange(16)), (texture, uv), atol=1e-5
+    )
 
 
 def test_gradcheck_antialias():
@@ -374,6 +376,27 @@ def test_auto_falls_back_with_one_warning(monkeypatch, recwarn):
     assert len([w for w in recwarn if "falls back" in str(w.message) and "no kernel image" in str(w.message)]) == 1
     with pytest.raises(RuntimeError, match="no kernel image"):
         package.select_backend("nvdiffrast", cuda)
+
+
+def test_a_walk_of_one_step_is_nvdiffrasts_own_antialias(scene, surface, monkeypatch):
+    """What `benchmarks/silhouettes.py` calls "own face only" is what nvdiffrast does."""
+    cuda = torch.device("cuda", 0)
+    reason = unavailable_reason("nvdiffrast", cuda)
+    if reason is not None:
+        pytest.skip(f"nvdiffrast cannot run on this machine: {reason}")
+    import nvdiffrast.torch as dr
+
+    from texalign.rasterize import _nvdiffrast, _silhouette
+
+    vertices, camera = scene(4, 128)
+    points, faces = camera.homogeneous(vertices).to(cuda), surface.faces.to(cuda)
+    found = _nvdiffrast.rasterize(points, faces, 128, 128, 0.01)
+    covered = (found.face_index >= 0)[..., None].float()
+    clip = _nvdiffrast._clip_space(points, 128, 128, 0.01)
+    theirs = dr.antialias(covered, found.native, clip, faces.to(torch.int32))
+    monkeypatch.setattr(_silhouette, "MAX_STEPS", 1)
+    ours = _nvdiffrast.antialias(covered, found, points, faces, surface.twins.to(cuda))
+    assert ((ours - theirs).abs() > 1e-2).float().mean() < 1e-3
 
 
 @pytest.mark.parametrize("silhouette", [False, True])

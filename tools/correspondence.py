@@ -110,9 +110,7 @@ def _tip_sample(hand: GenericHand, seam: Seam, finger: str) -> int:
 def _web_sample(hand: GenericHand, seam: Seam, fingers: tuple[str, str], tips: dict[str, int]) -> int:
     """The sample between two tips that lies deepest between the fingers, along the mean of their directions."""
     between = np.arange(tips[fingers[0]], tips[fingers[1]] + 1)
-    direction = sum(
-        unit(hand.tips[FINGERS.index(finger)] - hand.joints[joint_index(finger, 2)]) for finger in fingers
-    )
+    direction = sum(unit(hand.tips[FINGERS.index(finger)] - hand.joints[joint_index(finger, 2)]) for finger in fingers)
     return int(between[(seam.positions[between] @ direction).argmin()])
 
 

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import importlib.metadata
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import texalign as ta
+
+OPTIONAL = {"nvdiffrast", "manotorch", "smplx", "scipy", "PIL", "tqdm", "trimesh", "matplotlib", "torchvision"}
+
+
+def test_public_names_are_few_sorted_and_documented():
+    assert len(ta.__all__) <= 12
+    assert ta.__all__ == sorted(ta.__all__)
+    for name in ta.__all__:
+        thing = getattr(ta, name)
+        assert inspect.getdoc(thing), name
+        for attribute, member in vars(thing).items():
+            if inspect.isfunction(member) and not attribute.startswith("_"):
+                assert inspect.getdoc(member), f"{name}.{attribute}"
+
+
+def test_version_is_the_packages():
+    assert ta.__version__ == importlib.metadata.version("texalign")
+
+
+@pytest.mark.parametrize("module", ["texalign", "texalign.hand", "texalign.rasterize"])
+def test_importing_pulls_in_no_optional_package_and_no_compiler(module):
+    # torch itself imports tqdm where it is installed.
+    code = f"import sys, torch; before = set(sys.modules); import {module}; print(*(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert module in done.stdout.split()
+    assert not (OPTIONAL | {"torch._dynamo"}) & set(done.stdout.split())
+
+
+def test_the_package_stays_small():
+    requirements = [r for r in importlib.metadata.requires("texalign") if "extra ==" not in r]
+    assert sorted(r.split(">")[0] for r in requirements) == ["einops", "numpy", "torch"]
