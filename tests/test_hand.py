@@ -481,7 +481,7 @@ def test_camera_sees_palm_back_and_sides_alike() -> None:
     orientation = rotation_matrices(sample_pose(4000, torch.Generator().manual_seed(0))[:, 0])
     palm = orientation @ torch.tensor([0.0, -1.0, 0.0])
     assert (palm[:, 2] < 0).float().mean() == pytest.approx(0.5, abs=0.04)  # towards the camera
-    assert (palm[:, 2] < -0.6).float().mean() == pytest.approx((palm[:, 2] > 0.6).float().mean(), abs=0.04)
+    assert (palm[:, 2] < -0.6).float().mean() == pytest.approx((palm[:, 2] > 0.6).float().mean().item(), abs=0.04)
     assert 0.3 < (palm[:, 2].abs() < 0.6).float().mean() < 0.55
     thumb_side = orientation @ torch.tensor([0.0, 0.0, 1.0])
     assert (thumb_side[:, 2] < 0).float().mean() == pytest.approx(0.5, abs=0.04)
