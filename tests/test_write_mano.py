@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import texalign as ta
 from texalign._rotations import rotation_matrices
 from texalign.hand import HandModel, sample_pose, write_mano
 
@@ -167,3 +168,15 @@ def test_error_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         write_mano(tmp_path / "hand.pkl")
     assert not list(tmp_path.iterdir())
     assert write_mano(tmp_path / "hand.npz").exists()
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_surface_of_a_real_smplx_layer(folder: Path, side: str, surface: ta.HandSurface) -> None:
+    import smplx
+
+    layer = smplx.MANO(str(folder / f"MANO_{side.upper()}.pkl"), is_rhand=side == "right", use_pca=False)
+    made = ta.HandSurface.from_layer(layer)
+    assert made.is_right == (side == "right")
+    assert torch.equal(made.texel_map(64).face_index >= 0, surface.texel_map(64).face_index >= 0)
+    if side == "right":
+        assert made.atlas_id == surface.atlas_id
