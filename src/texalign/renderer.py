@@ -111,7 +111,8 @@ class TexturedHandRenderer(nn.Module):
         )
         expect_same_device("TexturedHandRenderer", vertices=vertices, texture=texture)
         with torch.autocast(vertices.device.type, enabled=False):
-            return self._draw(vertices.float(), camera.to(dtype=torch.float32), texture.float())
+            scene = self._scene(vertices.float(), camera.to(dtype=torch.float32))
+            return self._draw(scene, texture.float())
 
     def observe(
         self,
@@ -140,9 +141,8 @@ class TexturedHandRenderer(nn.Module):
         self._check(vertices, camera, image, mask)
         expect(count is None or count > 0, "TexturedHandRenderer.observe", "count > 0 or None", count)
         with torch.autocast(vertices.device.type, enabled=False):
-            seen = self._see(vertices.float(), camera.to(dtype=torch.float32), mask)
-            weight = seen.area.gather(1, seen.face_index.clamp(min=0).flatten(1)).reshape(seen.face_index.shape)
-            return observe_pixels(seen.uv, image.float(), seen.clean, weight, count, generator)
+            scene = self._scene(vertices.float(), camera.to(dtype=torch.float32))
+            return self._observe(scene, image.float(), mask, count, generator)
 
     def unwrap(
         self,
@@ -165,44 +165,62 @@ class TexturedHandRenderer(nn.Module):
         self._check(vertices, camera, image, mask)
         expect(texture_size > 0, "TexturedHandRenderer.unwrap", "texture_size > 0", texture_size)
         with torch.autocast(vertices.device.type, enabled=False):
-            seen = self._see(vertices.float(), camera.to(dtype=torch.float32), mask)
-            return unwrap_image(
-                self.surface, seen.vertices, seen.points, image.float(), seen.clean, seen.depth, texture_size
-            )
+            scene = self._scene(vertices.float(), camera.to(dtype=torch.float32))
+            return self._unwrap(scene, image.float(), mask, texture_size)
 
     @opaque
-    def _draw(self, vertices: Tensor, camera: PinholeCamera, texture: Tensor) -> Rendering:
+    def _scene(self, vertices: Tensor, camera: PinholeCamera) -> Scene:
         surface = self.surface
         backend = select_backend(self.backend, vertices.device)
         vertices, points, dropped = usable_points(vertices, camera)
         found = backend.rasterize(points, surface.faces, self.height, self.width, self.near)
         uv = backend.interpolate(surface.uv[None], surface.uv_faces, found)
         depth = backend.interpolate(points[..., 2:], surface.faces, found)
-        layers = backend.sample_texture(texture, uv, found, surface.texel_map(texture.shape[-1]).redirect)
-        layers = backend.antialias(layers, found, points, surface.faces, surface.twins).permute(0, 3, 1, 2)
+        return Scene(vertices, points, camera.focal, dropped, backend, found, uv, depth[..., 0])
+
+    @opaque
+    def _draw(self, scene: Scene, texture: Tensor) -> Rendering:
+        surface = self.surface
+        redirect = surface.texel_map(texture.shape[-1]).redirect
+        layers = scene.backend.sample_texture(texture, scene.uv, scene.found, redirect)
+        layers = scene.backend.antialias(layers, scene.found, scene.points, surface.faces, surface.twins)
+        layers = layers.permute(0, 3, 1, 2)
         return Rendering(
             image=layers[:, :3],
             coverage=layers[:, 3:].clamp(0, 1),
-            face_index=found.face_index,
-            depth=depth.permute(0, 3, 1, 2),
-            uv=uv,
-            dropped=dropped,
+            face_index=scene.found.face_index,
+            depth=scene.depth[:, None],
+            uv=scene.uv,
+            dropped=scene.dropped,
         )
 
     @opaque
-    def _see(self, vertices: Tensor, camera: PinholeCamera, mask: Tensor | None) -> _Seen:
-        surface = self.surface
-        backend = select_backend(self.backend, vertices.device)
-        vertices, points, _ = usable_points(vertices, camera)
-        found = backend.rasterize(points, surface.faces, self.height, self.width, self.near)
-        uv = backend.interpolate(surface.uv[None], surface.uv_faces, found)
-        with torch.no_grad():
-            depth = backend.interpolate(points[..., 2:], surface.faces, found)[..., 0]
-            cosine, area = face_geometry(vertices, surface.faces, points)
-            clean = clean_pixels(found.face_index, depth, cosine, camera.focal)
-            if mask is not None:
-                clean &= mask[:, 0] >= 0.5
-        return _Seen(vertices, points, found.face_index, uv, depth, clean, area)
+    def _observe(
+        self,
+        scene: Scene,
+        image: Tensor,
+        mask: Tensor | None,
+        count: int | None,
+        generator: torch.Generator | None,
+    ) -> UVObservations:
+        clean, area = self._clean(scene, mask)
+        face_index = scene.found.face_index
+        weight = area.gather(1, face_index.clamp(min=0).flatten(1)).reshape(face_index.shape)
+        return observe_pixels(scene.uv, image, clean, weight, count, generator)
+
+    @opaque
+    def _unwrap(self, scene: Scene, image: Tensor, mask: Tensor | None, size: int) -> tuple[Tensor, Tensor]:
+        clean, _ = self._clean(scene, mask)
+        return unwrap_image(self.surface, scene.vertices, scene.points, image, clean, scene.depth.detach(), size)
+
+    @torch.no_grad()
+    def _clean(self, scene: Scene, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Pixels fit to be observed (B, H, W) bool, and m² of skin a pixel for each face (B, F)."""
+        cosine, area = face_geometry(scene.vertices, self.surface.faces, scene.points)
+        clean = clean_pixels(scene.found.face_index, scene.depth, cosine, scene.focal)
+        if mask is not None:
+            clean &= mask[:, 0] >= 0.5
+        return clean, area
 
     def _check(
         self, vertices: Tensor, camera: PinholeCamera, image: Tensor | None = None, mask: Tensor | None = None
@@ -232,14 +250,27 @@ class TexturedHandRenderer(nn.Module):
 
 
 @dataclass(frozen=True, eq=False)
-class _Seen:
+class Scene:
+    """A rasterized batch, before any texture: what drawing, observing and unwrapping share.
+
+    Attributes:
+        vertices, points: (B, V, 3) of `usable_points`.
+        focal: (B, 2) pixels.
+        dropped: (B,) bool.
+        backend: the backend's module.
+        found: its Rasterization.
+        uv: (B, H, W, 2).
+        depth: (B, H, W) metres.
+    """
+
     vertices: Tensor
     points: Tensor
-    face_index: Tensor
+    focal: Tensor
+    dropped: Tensor
+    backend: Any
+    found: Any
     uv: Tensor
     depth: Tensor
-    clean: Tensor
-    area: Tensor
 
 
 def usable_points(vertices: Tensor, camera: PinholeCamera) -> tuple[Tensor, Tensor, Tensor]:
