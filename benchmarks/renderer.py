@@ -10,6 +10,7 @@ its own 256² texture. "plain" expands bounding boxes and lets autograd do the r
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import subprocess
 import sys
@@ -122,6 +123,7 @@ def measure(method: str, count: int, size: int, backward: bool, repeats: int) ->
 def peak_memory(reset: bool = False) -> float:
     """MiB, the largest resident set so far, or since it was reset to what is resident now (Linux)."""
     if reset:
+        ctypes.CDLL(None).malloc_trim(0)  # else memory kept from before would hide what the run needs
         Path("/proc/self/clear_refs").write_text("5")
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024

@@ -34,7 +34,7 @@ def windows(count: int, size: int, generator: torch.Generator) -> Tensor:
 
 
 def measure(vertices: Tensor, size: int, steps: int) -> dict[str, float]:
-    """Errors of coverage and gradient, averaged over hands."""
+    """Pairs of pixels found to lie across a silhouette, and errors of coverage and gradient, over all hands."""
     count = len(vertices)
     surface = ta.HandSurface.mano()
     camera = ta.PinholeCamera(torch.full((count, 2), 4.0 * DISTANCE * size), torch.full((count, 2), size / 2))
@@ -43,7 +43,13 @@ def measure(vertices: Tensor, size: int, steps: int) -> dict[str, float]:
     _silhouette.MAX_STEPS = steps
     shift = torch.zeros(count, 1, 2, requires_grad=True)
     moved = torch.cat([vertices[..., :2] + shift, vertices[..., 2:]], dim=-1)
-    out = ta.TexturedHandRenderer(surface, size, backend="torch")(moved, camera, texture)
+    renderer = ta.TexturedHandRenderer(surface, size, backend="torch")
+    out = renderer(moved, camera, texture)
+    with torch.no_grad():
+        scene = renderer._scene(vertices, camera)
+        pairs = _silhouette.silhouette_pairs(
+            scene.points, surface.faces, surface.twins, scene.found.face_index, scene.found.nearness
+        )
     (gradient,) = torch.autograd.grad((out.coverage * weight).sum(), shift)
     finer = ta.TexturedHandRenderer(surface, size * FINER, backend="torch")
     with torch.no_grad():
@@ -58,6 +64,7 @@ def measure(vertices: Tensor, size: int, steps: int) -> dict[str, float]:
     outline = (truth > 0) & (truth < 1)
     error = (gradient[:, 0] - exact).norm(dim=1) / exact.norm(dim=1)
     return {
+        "silhouette_pairs": len(pairs.own),
         "coverage_error": (out.coverage - truth)[outline].abs().mean().item(),
         "not_antialiased": ((out.face_index >= 0)[:, None].float() - truth)[outline].abs().mean().item(),
         "gradient_error_median": error.median().item(),
