@@ -41,7 +41,7 @@ def test_importing_pulls_in_no_optional_package_and_no_compiler(module):
 
 def test_the_package_stays_small():
     requirements = [r for r in importlib.metadata.requires("texalign") if "extra ==" not in r]
-    assert sorted(r.split(">")[0] for r in requirements) == ["einops", "numpy", "torch"]
+    assert sorted(r.split(">")[0] for r in requirements) == ["einops", "numpy", "safetensors", "torch"]
 
 
 def test_the_readmes_example_runs(hand):

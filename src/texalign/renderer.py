@@ -223,9 +223,13 @@ class TexturedHandRenderer(nn.Module):
         return clean, area
 
     def _check(
-        self, vertices: Tensor, camera: PinholeCamera, image: Tensor | None = None, mask: Tensor | None = None
+        self,
+        vertices: Tensor,
+        camera: PinholeCamera,
+        image: Tensor | None = None,
+        mask: Tensor | None = None,
+        who: str = "TexturedHandRenderer",
     ) -> int:
-        who = "TexturedHandRenderer"
         expect_floating(vertices, who, "vertices", ("B", self.surface.vertex_count, 3))
         if not isinstance(camera, PinholeCamera):
             raise TypeError(f"{who}: expected camera to be a PinholeCamera, got {type(camera).__name__}")
