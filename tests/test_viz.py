@@ -10,6 +10,7 @@ from PIL import Image
 import texalign as ta
 from texalign import viz
 from texalign.hand import HandModel
+from texalign.surface import vertex_normals
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +140,7 @@ def test_skin_is_skin_on_both_hands(surface, skin):
 
 def test_palm_is_paler_than_the_back_and_deep_skin_is_darker(surface, skin):
     model = HandModel()
-    normals = viz.vertex_normals(model.vertices[None], model.faces)[0]
+    normals = vertex_normals(model.vertices[None], model.faces)[0]
     on_palm = (model.skin_weights[:, 0] > 0.9) & (normals[:, 1] < -0.8)
     on_back = (model.skin_weights[:, 0] > 0.9) & (normals[:, 1] > 0.8)
     for tone in (0.0, 0.9):
@@ -181,7 +182,7 @@ def test_skin_texture_needs_the_hand_it_knows():
 def test_vertex_normals_of_a_tetrahedron_point_away_from_its_middle():
     corners = torch.tensor([[[1.0, 1.0, 1.0], [1.0, -1.0, -1.0], [-1.0, 1.0, -1.0], [-1.0, -1.0, 1.0]]])
     faces = torch.tensor([[0, 1, 2], [0, 3, 1], [0, 2, 3], [1, 3, 2]])
-    torch.testing.assert_close(viz.vertex_normals(corners, faces), corners / 3**0.5)
+    torch.testing.assert_close(vertex_normals(corners, faces), corners / 3**0.5)
 
 
 def test_shade_lights_what_faces_the_light_and_shadows_what_lies_behind(surface, palm_view):
@@ -192,7 +193,7 @@ def test_shade_lights_what_faces_the_light_and_shadows_what_lies_behind(surface,
     assert lit.shape == (1, 3, 64, 64) and lit.min() >= 0 and lit.max() <= 1
     assert torch.equal(lit[:, :, ~inside], white[:, :, ~inside])
     model = HandModel()
-    normals = viz.vertex_normals(vertices, surface.faces)[0]
+    normals = vertex_normals(vertices, surface.faces)[0]
     palm_vertex = ((model.skin_weights[:, 0] > 0.9) & (normals[:, 2] < -0.9)).nonzero()[0].item()
     back_vertex = ((model.skin_weights[:, 0] > 0.9) & (normals[:, 2] > 0.9)).nonzero()[0].item()
     front, behind = (seen_from_outside(lit, surface, vertex).mean() for vertex in (palm_vertex, back_vertex))
@@ -214,8 +215,8 @@ def test_an_unoccluded_patch_keeps_its_light():
 def test_a_left_hand_is_lit_as_its_mirror_image_is(surface, palm_view):
     vertices, _ = palm_view
     other = vertices * torch.tensor([-1.0, 1.0, 1.0])
-    normals = viz.vertex_normals(other, surface.mirrored().faces)
-    mirrored = viz.vertex_normals(vertices, surface.faces) * torch.tensor([-1.0, 1.0, 1.0])
+    normals = vertex_normals(other, surface.mirrored().faces)
+    mirrored = vertex_normals(vertices, surface.faces) * torch.tensor([-1.0, 1.0, 1.0])
     torch.testing.assert_close(normals, mirrored)
 
 

@@ -12,9 +12,8 @@ from texalign._lighting import Light, openness, reached, shaded
 from texalign._placement import Placed
 from texalign._rotations import rotation_matrices
 from texalign._scene import palette
-from texalign._skin import vertex_normals
 from texalign.rasterize import select_backend
-from texalign.surface import HandSurface
+from texalign.surface import HandSurface, vertex_normals
 
 _NEAR = 0.01  # metres, as the renderer's
 _NOTHING = 1e3  # metres: the depth of an empty pixel

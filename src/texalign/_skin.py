@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 
 from texalign._draws import Draws
 from texalign.hand import TIP_VERTICES, HandModel
-from texalign.surface import HandSurface
+from texalign.surface import HandSurface, vertex_normals
 
 WILD_SHARE = 0.22  # of hands in colours that no skin has
 
@@ -144,16 +144,6 @@ def _noise(point: Tensor, count: int, low: float, high: float, generator: torch.
     phase = 2 * torch.pi * torch.rand(count * waves, generator=generator, dtype=point.dtype)
     field = torch.sin(point @ (2 * torch.pi * direction / wavelength).T + phase)
     return field.unflatten(1, (count, waves)).sum(-1).T / (waves / 2) ** 0.5
-
-
-def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
-    """Unit normals (B, V, 3) out of the surface, of vertices (B, V, 3): means of the faces around, by area."""
-    corners = vertices[:, faces]
-    normals = torch.linalg.cross(corners[:, :, 1] - corners[:, :, 0], corners[:, :, 2] - corners[:, :, 0])
-    summed = torch.zeros_like(vertices)
-    for corner in range(3):
-        summed = summed.index_add(1, faces[:, corner], normals)
-    return normalize(summed, dim=-1)
 
 
 def pigmented(melanin: Tensor, blood: Tensor) -> Tensor:

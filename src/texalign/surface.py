@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from texalign._checks import expect
 from texalign._topology import boundary_loops, check_topology, edge_table, twin_edges
@@ -213,6 +214,16 @@ class HandSurface(nn.Module):
         return (
             f"{self.vertex_count} vertices, {len(self.faces)} faces, {len(self.uv)} uv, {side}, atlas {self.atlas_id}"
         )
+
+
+def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
+    """Unit normals (B, V, 3) out of the surface, of vertices (B, V, 3): means of the faces around, by area."""
+    corners = vertices[:, faces]
+    normals = torch.linalg.cross(corners[:, :, 1] - corners[:, :, 0], corners[:, :, 2] - corners[:, :, 0])
+    summed = torch.zeros_like(vertices)
+    for corner in range(3):
+        summed = summed.index_add(1, faces[:, corner], normals)
+    return functional.normalize(summed, dim=-1)
 
 
 def _as_array(values: Any) -> np.ndarray:

@@ -14,7 +14,7 @@ from texalign._checks import expect, expect_floating
 from texalign.camera import PinholeCamera
 from texalign.hand import TIP_VERTICES, HandModel
 from texalign.renderer import Rendering, TexturedHandRenderer
-from texalign.surface import HandSurface
+from texalign.surface import HandSurface, vertex_normals
 
 DEMO_EXTRA_MISSING = 'texalign demo needs pillow and tqdm: pip install "texalign[demo]"'
 
@@ -263,16 +263,6 @@ def _reached(surface: HandSurface, vertices: Tensor, normals: Tensor, rays: Tens
     share[:, 0, inside], share[:, 1, inside] = reached / possible, 1.0
     share = interpolate(avg_pool2d(share, 3, 1, 1), size=texture_size, mode="bilinear")
     return share[:, :1] / share[:, 1:].clamp(min=1e-6)
-
-
-def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
-    """Unit normals (B, V, 3) out of the surface, of vertices (B, V, 3): means of the faces around, by area."""
-    corners = vertices[:, faces]
-    normals = torch.linalg.cross(corners[:, :, 1] - corners[:, :, 0], corners[:, :, 2] - corners[:, :, 0])
-    summed = torch.zeros_like(vertices)
-    for corner in range(3):
-        summed = summed.index_add(1, faces[:, corner], normals)
-    return normalize(summed, dim=-1)
 
 
 def _texels(surface: HandSurface, texture_size: int) -> tuple[Tensor, Any]:
