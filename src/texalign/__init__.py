@@ -3,6 +3,8 @@
 from importlib.metadata import PackageNotFoundError, version
 
 from texalign.camera import PinholeCamera
+from texalign.encoder import UVTextureEncoder
+from texalign.loss import DenseTextureAlignmentLoss, LossDetails
 from texalign.observations import UVObservations
 from texalign.renderer import Rendering, TexturedHandRenderer
 from texalign.surface import HandSurface
@@ -12,4 +14,13 @@ try:
 except PackageNotFoundError:  # imported from a source tree that is not installed
     __version__ = "unknown"
 
-__all__ = ["HandSurface", "PinholeCamera", "Rendering", "TexturedHandRenderer", "UVObservations"]
+__all__ = [
+    "DenseTextureAlignmentLoss",
+    "HandSurface",
+    "LossDetails",
+    "PinholeCamera",
+    "Rendering",
+    "TexturedHandRenderer",
+    "UVObservations",
+    "UVTextureEncoder",
+]

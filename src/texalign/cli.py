@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from texalign import __version__
 from texalign.viz import MissingExtraError
@@ -52,6 +55,21 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--seed", type=_seed, default=0, help="of the poses")
     demo.set_defaults(command=_demo)
 
+    pretrain = commands.add_parser(
+        "pretrain",
+        help="train a texture prior on synthetic images",
+        description="Train a texture prior on synthetic images, or go on with the training that the folder holds: the "
+        "same command again resumes it. The folder gets the weights for UVTextureEncoder.from_pretrained.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    pretrain.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where to")
+    pretrain.add_argument("--steps", type=_positive, default=4000, metavar="N", help="optimiser steps in all")
+    pretrain.add_argument("--batch-size", type=_positive, default=12, metavar="N", help="synthetic images a step")
+    pretrain.add_argument("--image-size", type=_positive, default=128, metavar="N", help="pixels, 16 or more")
+    pretrain.add_argument("--seed", type=_seed, default=0, metavar="N", help="of weights and images")
+    pretrain.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to train")
+    pretrain.set_defaults(command=_pretrain)
+
     doctor = commands.add_parser(
         "doctor",
         help="say what runs on this machine, what does not, and what would fix it",
@@ -69,6 +87,13 @@ def _seed(text: str) -> int:
     return seed
 
 
+def _positive(text: str) -> int:
+    number = int(text)
+    if number <= 0:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+    return number
+
+
 def _demo(options: argparse.Namespace) -> int:
     from texalign.demo import run
 
@@ -80,6 +105,63 @@ def _demo(options: argparse.Namespace) -> int:
     print(f"unwrapped texture: mean error {summary.texture_error:.4f} (of 1) on the texels seen")
     print(f"folder: {summary.files[0].parent}")
     return 0
+
+
+def _pretrain(options: argparse.Namespace) -> int:
+    import torch
+
+    from texalign.pretrain import PretrainSettings, pretrain
+
+    folder = options.output.resolve()
+    settings = PretrainSettings(
+        steps=options.steps, batch_size=options.batch_size, image_size=options.image_size, seed=options.seed
+    )
+    if options.device == "cuda" and not torch.cuda.is_available():
+        print("texalign: expected a CUDA device, got none; python -m texalign doctor says why", file=sys.stderr)
+        return MISUSED
+    every = 250
+    print(f"checkpoint: {folder / 'checkpoint.pt'}, every {every} steps; the same command again resumes from it")
+    try:
+        with _training_progress(options.steps) as progress:
+            encoder = pretrain(folder, settings, options.device, checkpoint_every=every, progress=progress)
+    except ValueError as error:
+        print(f"texalign: {error}", file=sys.stderr)
+        return MISUSED
+    for name, value in encoder.provenance["metrics"].items():
+        print(f"{name.replace('_', ' ')}: {value:.4f}")
+    print(f'weights: UVTextureEncoder.from_pretrained("{folder}")')
+    return 0
+
+
+@contextlib.contextmanager
+def _training_progress(steps: int, every: int = 25) -> Iterator[Callable[[int, dict[str, float]], None]]:
+    """What reports a step: tqdm's bar if it is installed, else a line every so many steps, on standard error."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        tqdm = None
+    began = time.monotonic()
+    first: int | None = None
+    bar: Any = None
+
+    def report(step: int, numbers: dict[str, float]) -> None:
+        nonlocal first, bar
+        # A resumed run begins in the middle; time left is told by its own steps.
+        first = step - 1 if first is None else first
+        if tqdm is not None:
+            bar = bar if bar is not None else tqdm(total=steps, initial=first, desc="texalign pretrain", unit="step")
+            bar.set_postfix(numbers, refresh=False)
+            bar.update()
+        elif step % every == 0 or step == steps:
+            left = (time.monotonic() - began) / (step - first) * (steps - step)
+            told = ", ".join(f"{name} {value:.4f}" for name, value in numbers.items())
+            print(f"step {step}/{steps}, {told}, {left / 60:.1f} min left", file=sys.stderr, flush=True)
+
+    try:
+        yield report
+    finally:
+        if bar is not None:
+            bar.close()
 
 
 def _doctor(options: argparse.Namespace) -> int:

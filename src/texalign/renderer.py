@@ -245,7 +245,7 @@ class TexturedHandRenderer(nn.Module):
             who, vertices=vertices, camera=camera.focal, surface=self.surface.faces, image=image, mask=mask
         )
         if self.validate:
-            _check_values(vertices, camera)
+            check_values(vertices, camera, who)
         return batch
 
     def extra_repr(self) -> str:
@@ -290,7 +290,8 @@ def usable_points(vertices: Tensor, camera: PinholeCamera) -> tuple[Tensor, Tens
     return vertices, safe.homogeneous(vertices), ~good
 
 
-def _check_values(vertices: Tensor, camera: PinholeCamera) -> None:
+def check_values(vertices: Tensor, camera: PinholeCamera, who: str) -> None:
+    """Raise a ValueError that names the first sample with a non-finite vertex or camera or a focal length ≤ 0."""
     named: tuple[tuple[str, Tensor, Any], ...] = (
         ("finite vertices", vertices, torch.isfinite(vertices)),
         ("focal > 0", camera.focal, torch.isfinite(camera.focal) & (camera.focal > 0)),
@@ -300,4 +301,4 @@ def _check_values(vertices: Tensor, camera: PinholeCamera) -> None:
         if not bool(good.all()):
             place = (~good).nonzero()[0].tolist()
             value = float(values[tuple(place)])
-            expect(False, "TexturedHandRenderer", what, f"sample {place[0]}: {value} at index {tuple(place[1:])}")
+            expect(False, who, what, f"sample {place[0]}: {value} at index {tuple(place[1:])}")
