@@ -55,4 +55,3 @@ def test_the_readmes_example_runs(hand):
     }
     exec(example, given)
     assert vertices.grad.abs().sum() > 0
-    assert given["visible"].sum() > 100

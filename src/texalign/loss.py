@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from texalign import photometric
 from texalign._bounded_gradient import GradientBound
@@ -242,9 +241,7 @@ def region_competition(
     with torch.no_grad():
         known = inside * care * (1 if mask is None else mask)
         gain, offset = photometric.fit_colour(colour, image, known)
-        margin = 3 * reach
-        grown = functional.max_pool2d(coverage, 2 * margin + 1, stride=1, padding=margin)
-        outside = (1 - grown) * care
+        outside = (1 - photometric.dilate(coverage, 3 * reach)) * care
         if mask is not None:
             # Skin that the mesh misses is not background; a mask that leaves none is no segmentation.
             without_skin = outside * (1 - mask)

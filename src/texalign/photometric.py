@@ -13,16 +13,26 @@ BINS = 16
 
 def box_blur(image: Tensor, radius: int) -> Tensor:
     """Mean over a (2 radius + 1)² window, counting only what lies inside the frame."""
-    return functional.avg_pool2d(image, 2 * radius + 1, stride=1, padding=radius, count_include_pad=False)
+    side = 2 * radius + 1
+    rows = functional.avg_pool2d(image, (1, side), stride=1, padding=(0, radius), count_include_pad=False)
+    return functional.avg_pool2d(rows, (side, 1), stride=1, padding=(radius, 0), count_include_pad=False)
+
+
+def dilate(image: Tensor, radius: int) -> Tensor:
+    """Maximum over a (2 radius + 1)² window."""
+    side = 2 * radius + 1
+    rows = functional.max_pool2d(image, (1, side), stride=1, padding=(0, radius))
+    return functional.max_pool2d(rows, (side, 1), stride=1, padding=(radius, 0))
 
 
 def extend_colours(image: Tensor, coverage: Tensor, radius: int) -> Tensor:
     """The hand's colour carried past its outline.
 
     Inside, premultiplied `image` (B, 3, H, W) over `coverage` (B, 1, H, W); outside, the coverage-weighted mean colour
-    within `radius` pixels (0 farther away).
+    within `radius` pixels (0 farther away), without a gradient.
     """
-    near = box_blur(image, radius) / box_blur(coverage, radius).clamp(min=1e-4)
+    with torch.no_grad():
+        near = box_blur(image, radius) / box_blur(coverage, radius).clamp(min=1e-4)
     inside = image / coverage.clamp(min=1e-4)
     return torch.where(coverage > 0.5, inside, near)
 
@@ -47,10 +57,7 @@ def fit_colour(rendered: Tensor, observed: Tensor, weight: Tensor, strength: flo
 def laplace_scale(residual: Tensor, weight: Tensor) -> Tensor:
     """(B, 1, 1, 1): the median absolute residual where weight > 0.5, over ln 2 (the scale of a Laplace density)."""
     magnitude = residual.mean(dim=1).flatten(1)
-    inside = weight.flatten(1) > 0.5
-    ranked = torch.where(inside, magnitude, torch.inf).sort(dim=1).values
-    middle = (inside.sum(dim=1, keepdim=True) // 2).clamp(max=ranked.shape[1] - 1)
-    median = ranked.gather(1, middle)
+    median = torch.where(weight.flatten(1) > 0.5, magnitude, torch.nan).nanmedian(dim=1, keepdim=True).values
     median = torch.where(torch.isfinite(median), median, 0.1)
     return (median / 0.6931).clamp(0.02, 0.5)[:, :, None, None]
 
