@@ -136,10 +136,9 @@ def _pretrain(options: argparse.Namespace) -> int:
 @contextlib.contextmanager
 def _training_progress(steps: int, every: int = 25) -> Iterator[Callable[[int, dict[str, float]], None]]:
     """What reports a step: tqdm's bar if it is installed, else a line every so many steps, on standard error."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        tqdm = None
+    new_bar: Any = None
+    with contextlib.suppress(ImportError):
+        from tqdm import tqdm as new_bar
     began = time.monotonic()
     first: int | None = None
     bar: Any = None
@@ -148,8 +147,8 @@ def _training_progress(steps: int, every: int = 25) -> Iterator[Callable[[int, d
         nonlocal first, bar
         # A resumed run begins in the middle; time left is told by its own steps.
         first = step - 1 if first is None else first
-        if tqdm is not None:
-            bar = bar if bar is not None else tqdm(total=steps, initial=first, desc="texalign pretrain", unit="step")
+        if new_bar is not None:
+            bar = bar if bar is not None else new_bar(total=steps, initial=first, desc="texalign pretrain", unit="step")
             bar.set_postfix(numbers, refresh=False)
             bar.update()
         elif step % every == 0 or step == steps:
