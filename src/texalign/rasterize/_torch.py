@@ -67,6 +67,9 @@ def rasterize(points: Tensor, faces: Tensor, height: int, width: int, near: floa
     faces that cross the near plane are clipped there, pixel by pixel. Faces with a non-finite corner are dropped.
     At equal depth the lower face index wins.
 
+    Memory: at most `_nearest.MAX_CANDIDATES` (pixel, face) pairs are held at once, whatever the batch, some 200 MB; the
+    rest is proportional to B·H·W.
+
     Args:
         points: (B, V, 3) float32 or float64, homogeneous pixels (w·px, w·py, w) with w the depth in metres, from
             `PinholeCamera.homogeneous`. Gradients reach it through the barycentrics; `face_index` has none.
