@@ -17,11 +17,11 @@ from texalign.renderer import Rendering, TexturedHandRenderer, check_values
 # occluder or a highlight would gain nothing but pull.
 EVIDENCE_LIMIT = 6.0
 # The residual's scale is taken from the very pixels that the prior was shown and the colours were fitted to, and comes
-# out too small. Twice as large makes fits to photographs better in 2D, in 3D and in the mask; tried on frames that no
-# table reports.
+# out too small. Twice as large made fits to photographs better in 2D, in 3D and in the mask (docs/benchmarks.md says on
+# which frames that was seen).
 SCALE_FACTOR = 2.0
 # How much of the interior's gradient is passed on. A small prior's texture is blurred, and at full strength its slopes
-# cost the 2D joints what the outline gains; without them PA-MPJPE is worse. Tried on the same frames.
+# cost the 2D joints what the outline gains; without them PA-MPJPE is worse. Seen on the same frames.
 INTERIOR_SHARE = 0.3
 # A hand that shows less than this many pixels says nothing.
 MINIMUM_PIXELS = 16
