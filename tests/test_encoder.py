@@ -331,10 +331,7 @@ def hidden_errors(encoder, surface, hand, count=12):
 
 
 def test_four_views_reveal_what_one_hides(surface, hand):
-    try:
-        encoder = UVTextureEncoder.from_pretrained()
-    except FileNotFoundError as error:
-        pytest.skip(f"needs src/texalign/assets/prior.safetensors: {error}")
+    encoder = UVTextureEncoder.from_pretrained()
     with torch.no_grad():
         alone, together = hidden_errors(encoder, surface, hand)
     assert together < 0.7 * alone

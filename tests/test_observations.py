@@ -40,7 +40,6 @@ def test_round_trip_from_twelve_views(surface, hand, render, smooth_texture):
         corner = vertices[:, surface.faces]
         normal = torch.linalg.cross(corner[:, :, 1] - corner[:, :, 0], corner[:, :, 2] - corner[:, :, 0])
         centre = corner.mean(dim=2)
-        sine = -torch.nn.functional.cosine_similarity(normal, centre, dim=-1).amin(dim=0) * -1
         sine = (-torch.nn.functional.cosine_similarity(normal, centre, dim=-1)).amax(dim=0)
     texels = surface.texel_map(128)
     well_seen = (texels.face_index >= 0) & (sine[texels.face_index.clamp(min=0)] > 0.5) & (weight[0, 0] > 0)

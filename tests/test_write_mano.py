@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import smplx
 import torch
 from torch import Tensor
 
@@ -81,7 +82,6 @@ def test_both_formats_hold_the_same(folder: Path) -> None:
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("suffix", ["pkl", "npz"])
 def test_smplx_poses_it_like_the_hand_model(folder: Path, side: str, suffix: str) -> None:
-    smplx = pytest.importorskip("smplx")
     layer = smplx.MANO(
         str(folder), is_rhand=side == "right", use_pca=False, flat_hand_mean=True, batch_size=6, ext=suffix
     )
@@ -98,7 +98,6 @@ def test_smplx_poses_it_like_the_hand_model(folder: Path, side: str, suffix: str
 
 
 def test_smplx_layer_with_rotation_matrices(folder: Path) -> None:
-    smplx = pytest.importorskip("smplx")
     layer = smplx.MANOLayer(str(folder / "MANO_RIGHT.pkl"), is_rhand=True)
     pose, betas = posed_batch()
     matrices = rotation_matrices(pose)
@@ -107,7 +106,6 @@ def test_smplx_layer_with_rotation_matrices(folder: Path) -> None:
 
 
 def test_smplx_principal_components_start_from_the_relaxed_hand(folder: Path) -> None:
-    smplx = pytest.importorskip("smplx")
     layer = smplx.MANO(str(folder), is_rhand=True, use_pca=True, num_pca_comps=12, flat_hand_mean=False)
     fields = read(folder / "MANO_RIGHT.pkl")
     pose = torch.cat([torch.zeros(3), torch.from_numpy(fields["hands_mean"]).float()]).reshape(1, 16, 3)
@@ -172,8 +170,6 @@ def test_error_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_surface_of_a_real_smplx_layer(folder: Path, side: str, surface: ta.HandSurface) -> None:
-    import smplx
-
     layer = smplx.MANO(str(folder / f"MANO_{side.upper()}.pkl"), is_rhand=side == "right", use_pca=False)
     made = ta.HandSurface.from_layer(layer)
     assert made.is_right == (side == "right")

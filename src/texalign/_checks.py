@@ -44,7 +44,6 @@ def expect_same_device(who: str, **tensors: Tensor | None) -> None:
         )
 
 
-def finite_samples(*tensors: Tensor) -> Tensor:
-    """(B,) bool: samples whose every value, in every tensor given, is finite. No synchronisation."""
-    flags = [torch.isfinite(tensor).flatten(1).all(dim=1) for tensor in tensors]
-    return torch.stack(flags).all(dim=0)
+def finite_samples(values: Tensor) -> Tensor:
+    """(B,) bool: samples whose every value is finite. No synchronisation."""
+    return torch.isfinite(values).flatten(1).all(dim=1)

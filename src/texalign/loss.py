@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from texalign import photometric
 from texalign._bounded_gradient import GradientBound
-from texalign._checks import expect, expect_same_device, expect_tensor
+from texalign._checks import expect, expect_same_device, expect_tensor, finite_samples
 from texalign._compile import opaque
 from texalign.camera import PinholeCamera
 from texalign.renderer import Rendering, TexturedHandRenderer, check_values
@@ -289,7 +289,7 @@ def mirror_left(
 
 def _finite(image: Tensor) -> tuple[Tensor, Tensor]:
     """The image with samples that hold a non-finite value blackened, and which those are (B,)."""
-    good = torch.isfinite(image).flatten(1).all(dim=1)
+    good = finite_samples(image)
     return torch.where(good[:, None, None, None], image, 0), ~good
 
 

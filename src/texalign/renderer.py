@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from texalign._checks import expect, expect_floating, expect_same_device, expect_tensor
+from texalign._checks import expect, expect_floating, expect_same_device, expect_tensor, finite_samples
 from texalign._compile import opaque
 from texalign.camera import PinholeCamera
 from texalign.observations import UVObservations, clean_pixels, face_geometry, observe_pixels, unwrap_image
@@ -283,8 +283,8 @@ def usable_points(vertices: Tensor, camera: PinholeCamera) -> tuple[Tensor, Tens
     A sample with a non-finite vertex or camera, or a focal length ≤ 0, is replaced by zeros (depth 0 lies before any
     near plane), which keeps it in the graph with a gradient of exactly zero. No synchronisation.
     """
-    good = torch.isfinite(vertices).flatten(1).all(dim=1)
-    good = good & (torch.isfinite(camera.focal) & (camera.focal > 0) & torch.isfinite(camera.principal)).all(dim=1)
+    good = finite_samples(vertices) & finite_samples(camera.focal) & finite_samples(camera.principal)
+    good = good & (camera.focal > 0).all(dim=1)
     vertices = torch.where(good[:, None, None], vertices, 0)
     safe = PinholeCamera(torch.where(good[:, None], camera.focal, 1), torch.where(good[:, None], camera.principal, 0))
     return vertices, safe.homogeneous(vertices), ~good
