@@ -87,6 +87,59 @@ def test_values_lie_in_range(batch):
     assert bool(((batch.image * 255 - (batch.image * 255).round()).abs() < 1e-3).all()), "images are 8 bit"
 
 
+def draw_views(count, views, **options):
+    return draw(count, 48, seed=11, texture_size=32, views=views, **options)
+
+
+@pytest.mark.parametrize("views", [2, 3])
+def test_views_share_a_hand_and_its_light_and_nothing_else(views):
+    made = draw_views(6, views)
+    blocks = {name: value.unflatten(0, (-1, views)) for name, value in tensors(made).items()}
+    for name in ("betas", "texture", "is_right"):
+        assert torch.equal(blocks[name], blocks[name][:, :1].expand_as(blocks[name])), name
+    for name in ("pose", "translation", "image", "focal", "vertices"):
+        for first in range(views):
+            for second in range(first):
+                apart = (blocks[name][:, first] - blocks[name][:, second]).flatten(1).abs().amax(dim=1)
+                assert bool((apart > 1e-3).all()), name
+    for name in ("betas", "texture", "pose"):
+        assert bool(((blocks[name][0, 0] - blocks[name][1, 0]).abs().amax() > 1e-3).all()), f"blocks share {name}"
+
+
+def test_views_have_one_colour():
+    """Skin, light and camera settings are one: mean colours within a pair differ less than between pairs."""
+    made = draw(64, 48, seed=2, texture_size=32, views=2).canonical()
+    seen = (made.mask.sum((1, 2, 3)) > 60).view(-1, 2).all(dim=1)
+    colour = visible_mean(made).view(-1, 2, 3)[seen]
+    within = (colour[:, 0] - colour[:, 1]).abs().mean()
+    between = (colour[:, 0] - colour[:, 1].roll(1, dims=0)).abs().mean()
+    assert seen.sum() > 15 and within < 0.4 * between
+
+
+def test_one_view_is_the_default():
+    plain, one = tensors(draw(3, 48, seed=11)), tensors(draw(3, 48, seed=11, views=1))
+    assert all(torch.equal(plain[name], one[name]) for name in plain)
+    assert not torch.equal(plain["betas"][0], plain["betas"][1])
+    assert len(draw_views(0, 2)) == 0 and len(draw_views(2, 2)) == 2
+
+
+def test_repeated_draws_are_those_of_fewer_rows():
+    def draws(count, repeats):
+        return Draws(count, torch.Generator().manual_seed(0), torch.device("cpu"), repeats)
+
+    for name, arguments, options in (
+        ("uniform", (2,), {"low": -1.0, "high": 3.0}),
+        ("normal", (4, 1), {}),
+        ("log_uniform", (), {"low": 0.1, "high": 10.0}),
+        ("chance", (0.5, 3), {}),
+        ("integers", (5,), {"high": 7}),
+        ("directions", (2,), {}),
+    ):
+        few = getattr(draws(4, 1), name)(*arguments, **options)
+        many = getattr(draws(12, 3), name)(*arguments, **options)
+        assert torch.equal(many, few.repeat_interleave(3, dim=0)), name
+
+
 def test_nothing_is_ever_nan():
     for seed in range(20):
         made = draw(6, 32, seed=100 + seed, texture_size=32)
@@ -136,6 +189,9 @@ def test_no_gradient_and_no_inference_tensors():
         ({"n": -1}, r"synthetic\.generate: expected n >= 0, got -1"),
         ({"n": 1, "texture_size": 8}, r"synthetic\.generate: expected texture_size >= 16, got 8"),
         ({"n": 1, "left_share": 1.5}, r"synthetic\.generate: expected left_share in \[0, 1\], got 1\.5"),
+        ({"n": 3, "views": 2}, r"synthetic\.generate: expected views that divide n = 3, got 2"),
+        ({"n": 2, "views": 0}, r"synthetic\.generate: expected views that divide n = 2, got 0"),
+        ({"n": 2, "views": 0.5}, r"synthetic\.generate: expected views that divide n = 2, got 0\.5"),
     ],
 )
 def test_bad_arguments_are_named(options, message):

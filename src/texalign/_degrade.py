@@ -24,9 +24,9 @@ def photographed(draws: Draws, radiance: Tensor) -> Tensor:
 
     Lens: vignette, defocus, motion. Sensor: exposure, white balance, noise. Processing: tone curve, colour, loss of
     resolution, sharpening, JPEG. Every step has its own strength in every image, times the badness of its camera: a
-    fifth of the images are hardly harmed, a fifth may be by all of them.
+    third of the images are hardly harmed, a sixth may be by all of them.
     """
-    badness = (1.6 * draws.uniform() - 0.3).clamp(0, 1)
+    badness = (1.6 * draws.uniform() - 0.45).clamp(0, 1)
     image = _vignetted(draws, radiance, badness)
     image = blurred(image, *_blur(draws, image.shape[-1], badness))
     image = _exposed(draws, image, badness)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -11,18 +13,19 @@ class Draws:
         count: B, the first dimension of everything drawn.
         generator: where randomness comes from, on its own device; None takes torch's global one.
         device: where the numbers are wanted.
+        repeats: so many neighbouring rows are the same, as several views of one hand have it; divides `count`.
     """
 
-    def __init__(self, count: int, generator: torch.Generator | None, device: torch.device) -> None:
+    def __init__(self, count: int, generator: torch.Generator | None, device: torch.device, repeats: int = 1) -> None:
         self.count = count
         self.generator = generator
+        self.repeats = repeats
         self.device = device
         self._source = generator.device if generator is not None else device
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         """(B, *shape) float32, even between low and high."""
-        values = torch.rand(self.count, *shape, generator=self.generator, device=self._source, dtype=torch.float32)
-        return low + (high - low) * values.to(self.device)
+        return low + (high - low) * self._rows(torch.rand, *shape)
 
     def log_uniform(self, *shape: int, low: float, high: float) -> Tensor:
         """(B, *shape) float32 whose logarithm is even between those of low and high."""
@@ -30,8 +33,12 @@ class Draws:
 
     def normal(self, *shape: int) -> Tensor:
         """(B, *shape) float32, standard normal."""
-        values = torch.randn(self.count, *shape, generator=self.generator, device=self._source, dtype=torch.float32)
-        return values.to(self.device)
+        return self._rows(torch.randn, *shape)
+
+    def _rows(self, draw: Callable[..., Tensor], *shape: int) -> Tensor:
+        rows = self.count // self.repeats
+        values = draw(rows, *shape, generator=self.generator, device=self._source, dtype=torch.float32)
+        return values.to(self.device).repeat_interleave(self.repeats, dim=0)
 
     def chance(self, share: float, *shape: int) -> Tensor:
         """(B, *shape) float32, 1 with probability `share`, else 0."""

@@ -56,16 +56,16 @@ def _orientation(draws: Draws, view: Tensor) -> Tensor:
     return in_image @ tilt @ turn @ fingers_up
 
 
-def place_hands(draws: Draws, size: int) -> Placed:
-    """Hands that fill 35 to 95 % of the image, from arm's length to the far cameras of HaMeR, some partly outside."""
+def place_hands(draws: Draws, person: Draws, size: int) -> Placed:
+    """Hands that fill 40 to 100 % of the image, from arm's length to the far cameras of HaMeR, some partly outside."""
     pose = _draw_poses(draws)
-    betas = draws.normal(10).clamp(-2, 2)
+    betas = person.normal(10).clamp(-2, 2)
     hand = _hand_model(draws.device)(pose, betas)
     low, high = hand.vertices.amin(dim=1), hand.vertices.amax(dim=1)
     far = draws.chance(0.35)
     depth = torch.where(far > 0, draws.log_uniform(low=3.0, high=60.0), draws.log_uniform(low=0.24, high=1.2))
     extent = (high - low)[:, :2].amax(dim=1)
-    fill = 0.35 + 0.60 * draws.uniform() ** 0.6
+    fill = 0.40 + 0.60 * draws.uniform() ** 0.6
     focal = (fill * size * depth / extent)[:, None].expand(-1, 2)
     # The crop of a hand beside the middle of a photograph is looked at aslant.
     slant = 0.22 * draws.normal(2).clamp(-2, 2) * draws.chance(0.6, 1) * (1 - far)[:, None]

@@ -78,6 +78,7 @@ def generate(
     device: torch.device | str | None = None,
     texture_size: int = 128,
     left_share: float = 0.5,
+    views: int = 1,
 ) -> SyntheticBatch:
     """Draw hands of any colour, in any light, before any background, as bad cameras see them.
 
@@ -94,6 +95,8 @@ def generate(
         device: where the batch is made and lies; by default the generator's, else the CPU.
         texture_size: T, 16 or more.
         left_share: share of left hands, in [0, 1].
+        views: neighbouring images, so many, show the same hand (betas, texture) in the same light to the same camera
+            settings, in another pose, from another side, before another background; divides n.
 
     Raises:
         ValueError: a value out of range.
@@ -103,13 +106,16 @@ def generate(
     expect(isinstance(image_size, int) and image_size >= 16, who, "image_size >= 16", image_size)
     expect(isinstance(texture_size, int) and texture_size >= 16, who, "texture_size >= 16", texture_size)
     expect(0 <= left_share <= 1, who, "left_share in [0, 1]", left_share)
+    divides = isinstance(views, int) and views > 0 and n % views == 0
+    expect(divides, who, f"views that divide n = {n}", views)
     source = generator.device if generator is not None else torch.device("cpu")
     target = torch.device(device) if device is not None else source
     with torch.no_grad(), torch.autocast(target.type, enabled=False):
         # One image too few for some operations is one image drawn and left out.
-        draws = Draws(max(n, 1), generator, target)
-        batch = _draw_batch(draws, image_size, texture_size)
-        is_right = draws.uniform() >= left_share
+        draws = Draws(max(n, views), generator, target)
+        person = Draws(draws.count, generator, target, repeats=views)
+        batch = _draw_batch(draws, person, image_size, texture_size)
+        is_right = person.uniform() >= left_share
         batch = replace(_mirrored(batch, ~is_right), is_right=is_right)
         return batch if n else _first(batch, 0)
 
@@ -119,11 +125,11 @@ def _surface(device: torch.device) -> HandSurface:
     return HandSurface.mano().to(device)
 
 
-def _draw_batch(draws: Draws, size: int, texture_size: int) -> SyntheticBatch:
+def _draw_batch(draws: Draws, person: Draws, size: int, texture_size: int) -> SyntheticBatch:
     surface = _surface(draws.device)
-    placed = place_hands(draws, size)
-    albedo = skin_textures(draws, texture_size)
-    light = draw_light(draws)
+    placed = place_hands(draws, person, size)
+    albedo = skin_textures(person, texture_size)
+    light = draw_light(person)
     skin = albedo.mean(dim=(2, 3))
     hand = hand_layer(draws, surface, placed, albedo, light, size)
     arm = arm_layer(draws, surface, placed, albedo, light, size)
@@ -138,7 +144,7 @@ def _draw_batch(draws: Draws, size: int, texture_size: int) -> SyntheticBatch:
     image, free = _with_occluders(draws, image, free, hand, placed, skin, light)
     image = other.over(image, other_is_near)
     free = free * (1 - other.alpha * other_is_near)
-    image = photographed(draws, image)
+    image = photographed(person, image)
     padding = _padding(draws, size)
     free = free * (1 - padding)
     return SyntheticBatch(
