@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -80,6 +81,78 @@ def test_overlay_composites_premultiplied_colour():
     half = viz.overlay(background, rendering, alpha=0.5)
     torch.testing.assert_close(half[0, :, 0, 0], torch.tensor([0.7, 0.2, 0.2]))
     assert torch.equal(viz.overlay(background, rendering, alpha=0.0), background)
+
+
+def test_an_outline_runs_around_the_hand_and_leaves_it_to_be_seen():
+    image = torch.full((1, 3, 20, 30), 0.5)
+    coverage = torch.zeros(1, 1, 20, 30)
+    coverage[..., 6:14, 8:20] = 1
+    drawn = viz.outline(image, coverage, colour=(1.0, 0.0, 0.25), width=2)
+    line = (drawn == torch.tensor([1.0, 0.0, 0.25])[:, None, None]).all(dim=1)[0]
+    expected = torch.zeros(20, 30, dtype=torch.bool)
+    expected[4:16, 6:22] = True
+    expected[6:14, 8:20] = False
+    assert torch.equal(line, expected)
+    # Dark on both sides of the line, untouched in the middle and far outside.
+    assert drawn[0, 0, 6, 10] == drawn[0, 0, 3, 10] == pytest.approx(0.2)
+    assert drawn[0, 0, 9, 12] == drawn[0, 0, 1, 1] == 0.5
+    assert torch.equal(viz.outline(image, torch.zeros_like(coverage)), image)
+    with pytest.raises(ValueError, match=r"outline: expected coverage \(1, 1, 20, 30\)"):
+        viz.outline(image, coverage[..., 1:])
+
+
+def test_marks_lie_on_their_points():
+    image = torch.full((2, 3, 16, 16), 0.5)
+    points = torch.tensor([[[4.5, 10.5], [float("nan"), 3.0]], [[-50.0, 2.0], [12.0, 12.0]]])
+    drawn = viz.mark(image, points, colour=(0.0, 1.0, 0.0), radius=1.2)
+    green = (drawn == torch.tensor([0.0, 1.0, 0.0])[:, None, None]).all(dim=1)
+    assert green[0].nonzero().tolist() == [[9, 4], [10, 3], [10, 4], [10, 5], [11, 4]]
+    assert green[1].nonzero().tolist() == [[11, 11], [11, 12], [12, 11], [12, 12]]
+    assert torch.equal(viz.mark(image, torch.full((2, 1, 2), float("nan"))), image)
+
+
+def test_an_animation_keeps_its_frames_colours_and_times(tmp_path):
+    frames = torch.full((3, 3, 24, 32), 0.25)
+    frames[..., 16:] = 0.75
+    for number, frame in enumerate(frames):
+        frame[:, 4:8, 4 * number : 4 * number + 4] = torch.tensor([1.0, 0.0, 0.0])[:, None, None]
+    path = viz.save_gif(tmp_path / "moving.gif", frames, [200, 50, 1000])
+    assert [file.name for file in tmp_path.iterdir()] == ["moving.gif"]
+    with Image.open(path) as picture:
+        assert (picture.n_frames, picture.size, picture.info["loop"]) == (3, (32, 24), 0)
+        for number, expected in enumerate(frames):
+            picture.seek(number)
+            assert picture.info["duration"] == [200, 50, 1000][number]
+            shown = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1) / 255
+            assert (shown - expected).abs().max() < 0.05
+    with pytest.raises(ValueError, match="expected milliseconds for 3 frames, got 1"):
+        viz.save_gif(path, frames, [100])
+
+
+def test_the_hand_sheet_of_the_documentation(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "tools"))
+    import hand_sheet
+
+    error = hand_sheet.write_pictures(tmp_path / "pictures", fast=True, everything=True)
+    assert 0 < error < 0.01
+    names = ["contact_sheet.png", "unwrap.png", "uv_checker.png"]
+    assert sorted(file.name for file in (tmp_path / "pictures").iterdir()) == names
+    sheet, unwrapped, checker = (Image.open(tmp_path / "pictures" / name) for name in names)
+    label = 2 * max(10, 128 // 14)
+    assert sheet.size == (label + 3 * 128, label + 3 * 128)
+    assert unwrapped.size == (label + 5 * 128, label + 2 * 128)
+    assert checker.size == (3 * 256, 2 * (256 // 14) + 256)
+    for row in range(2):  # the third is the checker's
+        for column in range(3):
+            left, top = label + 128 * column, label + 128 * row
+            red, green, blue = np.moveaxis(
+                np.asarray(sheet.crop((left, top, left + 128, top + 128))).astype(int), -1, 0
+            )
+            skin = (red > green + 12) & (green > blue - 15) & (red > 40)
+            assert 0.1 < skin.mean() < 0.7
+    # Every hue shows on the checker.
+    saturated = np.asarray(checker.convert("HSV")).reshape(-1, 3)
+    assert set((saturated[saturated[:, 1] > 100][:, 0] // 32).tolist()) == set(range(8))
 
 
 def test_contact_sheet_places_images_and_labels():

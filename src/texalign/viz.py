@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, grid_sample, interpolate, normalize
+from torch.nn.functional import avg_pool2d, grid_sample, interpolate, max_pool2d, normalize
 
 from texalign._checks import expect, expect_floating
 from texalign.camera import PinholeCamera
@@ -47,10 +47,42 @@ def to_uint8(image: Tensor) -> np.ndarray:
 def save_png(path: str | os.PathLike[str], image: Tensor) -> Path:
     """Write an image (3, H, W) in [0, 1]; the file appears whole or not at all. Needs pillow. Returns the path."""
     expect_floating(image, "save_png", "image", (3, "H", "W"))
+    picture = _pillow()[0].fromarray(to_uint8(image))
+    return _write_whole(path, lambda partial: picture.save(partial, format="PNG", optimize=True))
+
+
+def save_gif(path: str | os.PathLike[str], frames: Tensor, milliseconds: Sequence[int]) -> Path:
+    """Write an animation that loops for ever; the file appears whole or not at all. Needs pillow.
+
+    All frames share 256 colours, chosen for the first and the last, and are not dithered: what stands still then costs
+    no bytes.
+
+    Args:
+        path: NAME.gif.
+        frames: (N, 3, H, W) in [0, 1].
+        milliseconds: how long each of the N frames is shown, in steps of 10.
+
+    Returns:
+        The path.
+    """
+    expect_floating(frames, "save_gif", "frames", ("N", 3, "H", "W"))
+    expect(
+        len(frames) == len(milliseconds) > 0, "save_gif", f"milliseconds for {len(frames)} frames", len(milliseconds)
+    )
+    image_module = _pillow()[0]
+    pictures = [image_module.fromarray(array) for array in to_uint8(frames)]
+    both = image_module.fromarray(np.concatenate([np.asarray(pictures[0]), np.asarray(pictures[-1])]))
+    palette = both.quantize(256)
+    first, *others = (picture.quantize(palette=palette, dither=image_module.Dither.NONE) for picture in pictures)
+    options = {"append_images": others, "duration": list(milliseconds), "loop": 0, "disposal": 1}
+    return _write_whole(path, lambda partial: first.save(partial, format="GIF", save_all=True, **options))
+
+
+def _write_whole(path: str | os.PathLike[str], write: Callable[[Path], Any]) -> Path:
     target = Path(path)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
-        _pillow()[0].fromarray(to_uint8(image)).save(partial, format="PNG", optimize=True)
+        write(partial)
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
@@ -69,6 +101,53 @@ def overlay(image: Tensor, rendering: Rendering, alpha: float = 1.0) -> Tensor:
         (B, 3, H, W), differentiable in both.
     """
     return image * (1 - alpha * rendering.coverage) + alpha * rendering.image
+
+
+def outline(image: Tensor, coverage: Tensor, colour: Sequence[float] = (0.1, 1.0, 0.2), width: int = 2) -> Tensor:
+    """Draw the contour of a hand over an image, bright with a dark rim, so that the image stays to be seen.
+
+    Args:
+        image: (B, 3, H, W) in [0, 1].
+        coverage: (B, 1, H, W) in [0, 1], as a `Rendering` has it; the contour runs outside of what is above one half.
+        colour: RGB in [0, 1].
+        width: of the line, pixels.
+
+    Returns:
+        (B, 3, H, W).
+    """
+    expect_floating(image, "outline", "image", ("B", 3, "H", "W"))
+    expect_floating(coverage, "outline", "coverage", (len(image), 1, *image.shape[2:]))
+    expect(width > 0, "outline", "width > 0", width)
+    inside = (coverage.detach() > 0.5).to(image.dtype)
+    reach = _grown(inside, width)
+    rim = _grown(reach, 1) - (1 - _grown(1 - inside, 1))
+    line = reach - inside
+    image = image * (1 - 0.6 * rim)
+    return torch.where(line > 0.5, image.new_tensor(colour)[:, None, None], image)
+
+
+def mark(image: Tensor, points: Tensor, colour: Sequence[float] = (1.0, 1.0, 0.2), radius: float = 1.5) -> Tensor:
+    """Draw points over an image, as bright dots with a dark rim.
+
+    Args:
+        image: (B, 3, H, W) in [0, 1].
+        points: (B, N, 2) pixels; NaN is left out.
+        colour: RGB in [0, 1].
+        radius: of the dots, pixels, to which the rim adds 1.
+
+    Returns:
+        (B, 3, H, W).
+    """
+    expect_floating(image, "mark", "image", ("B", 3, "H", "W"))
+    expect_floating(points, "mark", "points", (len(image), "N", 2))
+    height, width = image.shape[2:]
+    rows, columns = torch.arange(height, device=image.device) + 0.5, torch.arange(width, device=image.device) + 0.5
+    pixels = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1).view(1, -1, 2).to(points)
+    known = torch.where(torch.isfinite(points).all(dim=2, keepdim=True), points, -1e4)
+    far = torch.cat([known, torch.full_like(known[:, :1], -1e4)], dim=1)  # at least one, for the minimum
+    distance = torch.cdist(pixels.expand(len(image), -1, -1), far).amin(dim=2).view(len(image), 1, height, width)
+    marked = torch.where(distance < radius + 1, 0.3 * image, image)
+    return torch.where(distance < radius, image.new_tensor(colour)[:, None, None], marked)
 
 
 def contact_sheet(
@@ -271,6 +350,12 @@ def _texels(surface: HandSurface, texture_size: int) -> tuple[Tensor, Any]:
     inside = texels.face_index >= 0
     corners, barycentric = surface.faces[texels.face_index[inside]], texels.barycentric[inside]
     return inside, lambda values: (values[:, corners] * barycentric[..., None]).sum(2)
+
+
+def _grown(region: Tensor, by: int) -> Tensor:
+    """A region (B, 1, H, W) of ones, so many pixels larger on all sides."""
+    wide = max_pool2d(region, (1, 2 * by + 1), 1, (0, by))
+    return max_pool2d(wide, (2 * by + 1, 1), 1, (by, 0))
 
 
 def _bump(distance: Tensor, width: float) -> Tensor:
