@@ -84,6 +84,19 @@ def test_cropped_follows_pixels():
     torch.testing.assert_close(camera().cropped(left_top, scale).project(points), expected)
 
 
+@pytest.mark.parametrize(
+    ("index", "rows"), [([2, 0, 2], [2, 0, 2]), ([False, True, True], [1, 2]), ([], []), ([1], [1])]
+)
+def test_selected_cameras_see_what_they_saw(index, rows):
+    focal = torch.tensor([[100.0, 110.0], [200.0, 220.0], [300.0, 330.0]])
+    three = ta.PinholeCamera(focal, focal / 7)
+    index = torch.tensor(index, dtype=torch.bool if index and isinstance(index[0], bool) else torch.int64)
+    points = torch.rand(3, 4, 3, generator=torch.Generator().manual_seed(0)) + 1
+    some = three.select(index)
+    assert some.batch_size == len(rows)
+    assert torch.equal(some.project(points[rows]), three.project(points)[rows])
+
+
 def test_projection_is_differentiable_in_points_and_camera():
     focal = torch.tensor([[100.0, 90.0]], dtype=torch.float64, requires_grad=True)
     principal = torch.tensor([[30.0, 20.0]], dtype=torch.float64, requires_grad=True)

@@ -50,3 +50,11 @@ def rotation_vectors(matrices: Tensor) -> Tensor:
     small = sine < 1e-6
     angle = 2 * torch.atan2(sine, quaternion[..., :1])
     return quaternion[..., 1:] * torch.where(small, 2 * torch.ones_like(sine), angle / sine.clamp_min(1e-6))
+
+
+def best_rotation(source: Tensor, target: Tensor) -> Tensor:
+    """(B, 3, 3), which turns centred points (B, N, 3) onto others best in the sense of least squares (Kabsch, 1976)."""
+    u, _, v = torch.linalg.svd(target.transpose(1, 2) @ source)
+    sign = torch.ones_like(u[..., 0])
+    sign[:, 2] = torch.linalg.det(u @ v)
+    return u @ torch.diag_embed(sign) @ v

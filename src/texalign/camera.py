@@ -141,6 +141,10 @@ class PinholeCamera:
         """
         return PinholeCamera(self.focal * scale, (self.principal - left_top) * scale)
 
+    def select(self, index: Tensor) -> PinholeCamera:
+        """Some of the cameras, by number (N,) or mask (B,)."""
+        return PinholeCamera(self.focal[index], self.principal[index])
+
     def to(self, *args: object, **kwargs: object) -> PinholeCamera:
         """As `torch.Tensor.to`, on both tensors."""
         return PinholeCamera(self.focal.to(*args, **kwargs), self.principal.to(*args, **kwargs))  # type: ignore[call-overload]
