@@ -1,180 +1,218 @@
-"""Does the loss pull real hands into place? Fits to noisy 2D labels, alone and with the loss, against true joints.
+"""Does the loss pull hands into place? The prior, the landscape, fits to synthetic images and to photographs.
 
-    TEXALIGN_REAL_DATA=FOLDER python benchmarks/alignment.py [--every 2] [--seeds 1] [--output FILE.json]
+    python benchmarks/alignment.py [--sections prior landscape synthetic real] [--fine-tuned FOLDER] [--images 64]
 
-Frames 318 to 397 at 128 pixels. Labels are the true 2D joints plus 3 px of noise with 10 % outliers of 10 px, under a
-robust keypoint term; the start is the true fit turned by 0.15 rad and refitted to the labels. Every variant then takes
-80 Adam steps from the same start. The pseudo mask serves the IoU and the upper bound only.
+Prints the tables, writes them to benchmarks/results/alignment.json, and keeps what is finished in a folder: the same
+command again goes on where it was interrupted, and processes with other --sections or --seeds can share the work. The
+parts on photographs need TEXALIGN_REAL_DATA, the folder of the photographs (frames 318 to 397 are measured on); without
+it they are left out.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+import real_refinement as real
+import synthetic_refinement as synthetic_fits
 import texalign as ta
-from fitting import HandParameters, fit_to_joints, keypoint_loss, pa_mpjpe, pose_hand, prior_loss, refine
-from photographs import Photographs, folder, load
-from recording import environment, table, write_json
-from texalign.hand import Hand, HandModel
-from texalign.photometric import beyond_wrist
-from texalign.pretrain import read_texture
+from landscape import Batch, landscape, landscape_rows
+from plain_scenes import plain_scenes
+from prior import Errors, errors_in_chunks, errors_on, prior_row
+from recording import Store, digest, environment, table, write_json
+from stand_ins import MeanColour, PlainDifference
+from texalign import synthetic
+from texalign.fitting import pose_hand
+from texalign.hand import HandModel
+from texalign.photographs import Photographs, read_photographs
 
-SIZE, STEPS, RATE = 128, 80, 0.02
-LABEL_NOISE, OUTLIER, OUTLIER_SHARE, POSE_NOISE = 3.0, 10.0, 0.1, 0.15
-Extra = Callable[[Hand], Tensor]
-
-
-class MeanColour(nn.Module):
-    """In the prior's place: one colour, the mean of what is seen."""
-
-    def forward(self, observations: ta.UVObservations) -> Tensor:
-        """(B, 3, 8, 8)."""
-        total = observations.valid.sum(dim=1, keepdim=True).clamp(min=1)
-        mean = (observations.rgb * observations.valid[..., None]).sum(dim=1) / total
-        return mean[:, :, None, None].expand(-1, -1, 8, 8)
+SIZE, CHUNK, FRAMES_A_CHUNK = 128, 16, 20
+SECTIONS = ("prior", "landscape", "synthetic", "real")
+# Images of these seeds are seen by no training, and no choice was made on them.
+PLAIN_SEED, CLUTTERED_SEED = 20_001, 20_000
 
 
-def noisy_labels(photographs: Photographs, generator: torch.Generator) -> Tensor:
-    """(B, 21, 2) pixels."""
-    true = photographs.joints_image
-    noise = LABEL_NOISE * torch.randn(true.shape, generator=generator)
-    far = torch.nn.functional.normalize(torch.randn(true.shape, generator=generator), dim=-1) * OUTLIER
-    outlier = torch.rand(true.shape[:2], generator=generator)[..., None] < OUTLIER_SHARE
-    return true + torch.where(outlier, far, noise)
+def images(name: str, count: int) -> list[Batch]:
+    """`count` unseen synthetic images in chunks: plain scenes, or those of `texalign.synthetic`."""
+    generator = torch.Generator().manual_seed(PLAIN_SEED if name == "plain" else CLUTTERED_SEED)
+    if name == "plain":
+        return [plain_scenes(CHUNK, generator) for _ in range(count // CHUNK)]
+    return [synthetic.generate(CHUNK, SIZE, generator, left_share=0) for _ in range(count // CHUNK)]
 
 
-def labels_objective(
-    model: HandModel, photographs: Photographs, labels: Tensor, extra: Extra | None
-) -> Callable[[HandParameters, Hand], Tensor]:
-    """Robust keypoints and anatomy, and whatever is added."""
-
-    def objective(parameters: HandParameters, hand: Hand) -> Tensor:
-        value = 10 * keypoint_loss(hand.joints, photographs.camera, labels, 4.0) + prior_loss(model, parameters)
-        return value if extra is None else value + extra(hand)
-
-    return objective
+def merged(chunks: list[dict[str, list[float]]]) -> dict[str, list[float]]:
+    """Lists by name, put end to end."""
+    return {name: [value for chunk in chunks for value in chunk[name]] for name in chunks[0]}
 
 
-def disturbed(fit: HandParameters, generator: torch.Generator) -> HandParameters:
-    """The true fit with a wrong pose and the mean shape."""
-    axes = torch.tensor([1.0, 0.3, 0.3])
-    angles = fit.angles + POSE_NOISE * axes * torch.randn(fit.angles.shape, generator=generator)
-    orientation = fit.orientation + POSE_NOISE * torch.randn(fit.orientation.shape, generator=generator)
-    return HandParameters(angles, orientation, fit.translation, torch.zeros_like(fit.shape))
+class Benchmark:
+    """What the sections share: the priors, the renderer, the photographs, and where results are kept."""
 
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.surface = ta.HandSurface.mano()
+        self.renderer = ta.TexturedHandRenderer(self.surface, SIZE, backend="torch")
+        self.model = HandModel()
+        self.priors = {"bundled": ta.UVTextureEncoder.from_pretrained(arguments.prior, self.surface)}
+        if arguments.fine_tuned:
+            self.priors["fine-tuned"] = ta.UVTextureEncoder.from_pretrained(arguments.fine_tuned, self.surface)
+        self.images, self.seeds = arguments.images, arguments.seeds
+        root = os.environ.get("TEXALIGN_REAL_DATA")
+        self.photographs: Photographs | None = None
+        if root:
+            self.photographs = read_photographs(root, range(318, 398, arguments.every), SIZE)
+        self.weights = {name: digest_of(prior) for name, prior in self.priors.items()}
+        self.store = Store(
+            arguments.keep, {"images": self.images, "every": arguments.every, "bundled": self.weights["bundled"]}
+        )
 
-def measure(
-    model: HandModel, renderer: ta.TexturedHandRenderer, parameters: HandParameters, photographs: Photographs
-) -> dict[str, Tensor]:
-    """Per frame: 2D joint error (px of the 128 px frame), PA-MPJPE (mm), IoU with the pseudo mask."""
-    with torch.no_grad():
-        hand = pose_hand(model, parameters)
-        offset = photographs.camera.project(hand.joints) - photographs.joints_image
-        covered = renderer(hand.vertices, photographs.camera, torch.ones(1, 3, 8, 8)).coverage > 0.5
-        mask = photographs.mask > 0.5
-        both, either = (covered & mask).sum(dim=(1, 2, 3)), (covered | mask).sum(dim=(1, 2, 3))
-        return {
-            "joints_px": offset.norm(dim=-1).mean(dim=1),
-            "pa_mpjpe_mm": 1000 * pa_mpjpe(hand.joints, photographs.joints),
-            "iou": both / either,
+    def loss(self, prior: nn.Module) -> nn.Module:
+        """By sample."""
+        return ta.DenseTextureAlignmentLoss(self.renderer, prior, reduction="none")
+
+    def prior_table(self) -> list[dict[str, Any]]:
+        """Sections a and b of the table."""
+        rows = []
+        for name, prior in self.priors.items():
+            for scenes in ("plain", "cluttered"):
+                key = f"prior, {name} {self.weights[name]}, {scenes}"
+                result = self.store.get(key, self._prior_on_scenes, prior, scenes)
+                rows += [prior_row(f"{scenes}, {what}", name, values) for what, values in result.items()]
+            if self.photographs is not None:
+                result = self.store.get(
+                    f"prior, {name} {self.weights[name]}, photographs", self._prior_on_photographs, prior
+                )
+                rows += [prior_row(f"photographs, {what}", name, values) for what, values in result.items()]
+        return rows
+
+    def _prior_on_scenes(self, prior: ta.UVTextureEncoder, scenes: str) -> Errors:
+        return errors_in_chunks(prior, self.renderer, images(scenes, self.images))
+
+    def _prior_on_photographs(self, prior: ta.UVTextureEncoder) -> Errors:
+        photographs = real.known(self.photographs)
+        with torch.no_grad():
+            vertices = pose_hand(self.model, real.true_fits(photographs)).vertices
+            return errors_on(prior, self.renderer, photographs, vertices)
+
+    def landscape_table(self, scenes: str) -> list[dict[str, Any]]:
+        """Section c."""
+        losses: dict[str, nn.Module] = {
+            "prior": self.loss(self.priors["bundled"]),
+            "mean colour": self.loss(MeanColour()),
+            "plain": PlainDifference(self.renderer, self.priors["bundled"]),
+            "composited": PlainDifference(self.renderer, self.priors["bundled"], composited=True),
+            "copied": PlainDifference(self.renderer, self.priors["bundled"], copied=True),
         }
+        if scenes == "cluttered":
+            losses = {"prior": losses["prior"], "mean colour": losses["mean colour"]}
+        chunks = images(scenes, self.images)
+        results = {
+            name: [
+                self.store.get(f"landscape, {scenes}, {name}, {i}", landscape, loss_fn, chunk, self.model)
+                for i, chunk in enumerate(chunks)
+            ]
+            for name, loss_fn in losses.items()
+        }
+        return landscape_rows(results)
+
+    def synthetic_table(self, scenes: str) -> list[dict[str, Any]]:
+        """Section d."""
+        bundled = self.loss(self.priors["bundled"])
+        variants: dict[str, synthetic_fits.Extra | None] = {"keypoints only": None}
+        variants |= {f"+ loss, weight {w}": synthetic_fits.with_loss(bundled, w) for w in (1, 2, 4)}
+        variants["+ loss, mean colour, weight 2"] = synthetic_fits.with_loss(self.loss(MeanColour()), 2)
+        variants["+ true silhouette"] = synthetic_fits.with_true_silhouette(self.renderer)
+        chunks = images(scenes, self.images)
+        results = {
+            name: merged(
+                [
+                    self.store.get(
+                        f"refinement, {scenes}, {name}, {i}", synthetic_fits.refined, chunk, extra, self.renderer, i
+                    )
+                    for i, chunk in enumerate(chunks)
+                ]
+            )
+            for name, extra in variants.items()
+        }
+        return synthetic_fits.refinement_rows(results, "keypoints only")
+
+    def real_tables(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Section e: with noisy labels, and with a detector's."""
+        bundled = self.loss(self.priors["bundled"])
+        variants: dict[str, real.Extra | None] = {"labels only": None}
+        variants["+ pseudo-mask silhouette"] = real.with_pseudo_mask(self.renderer)
+        variants |= {f"+ loss, bundled prior, weight {w}": real.with_loss(bundled, w) for w in (4, 8, 2)}
+        mean = self.loss(MeanColour())
+        variants |= {f"+ loss, mean colour, weight {w}": real.with_loss(mean, w) for w in (4, 2)}
+        variants["+ loss, bundled prior, groups of 4, weight 4"] = real.with_loss(bundled, 4, grouped=True)
+        if "fine-tuned" in self.priors:
+            variants["+ loss, fine-tuned prior, weight 4"] = real.with_loss(self.loss(self.priors["fine-tuned"]), 4)
+        noisy = {name: [self._fits(name, extra, s) for s in self.seeds] for name, extra in variants.items()}
+        few = ("labels only", "+ pseudo-mask silhouette", "+ loss, bundled prior, weight 4")
+        detected = {name: [self._fits(name, variants[name], None)] for name in few}
+        return real.fit_rows(noisy, "labels only"), real.fit_rows(detected, "labels only")
+
+    def _fits(self, name: str, extra: real.Extra | None, seed: int | None) -> dict[str, list[float]]:
+        photographs = real.known(self.photographs)
+        frames = torch.arange(len(photographs.image)).split(FRAMES_A_CHUNK)
+
+        kind = "detections" if seed is None else f"seed {seed}"
+        tuned = f" {self.weights['fine-tuned']}" if "fine-tuned" in name else ""
+
+        def part(number: int) -> dict[str, list[float]]:
+            chunk = photographs.select(frames[number])
+            start = self.store.get(f"start, {kind}, {number}", self._start, chunk, seed, number)
+            labels, parameters = real.from_lists(start)
+            return real.errors(chunk, real.fitted(chunk, labels, parameters, extra), self.renderer)
+
+        return merged([self.store.get(f"{name}{tuned}, {kind}, {i}", part, i) for i in range(len(frames))])
+
+    def _start(self, chunk: Photographs, seed: int | None, number: int) -> dict[str, list[Any]]:
+        chunk_seed = None if seed is None else 1000 * seed + number
+        return real.to_lists(*real.starts(chunk, real.true_fits(chunk), chunk_seed))
 
 
-def interval(values: Tensor, draws: int = 2000) -> tuple[float, float, float]:
-    """Mean and 95 % bootstrap interval over images."""
-    index = torch.randint(0, len(values), (draws, len(values)), generator=torch.Generator().manual_seed(0))
-    means = values[index].mean(dim=1)
-    return values.mean().item(), means.quantile(0.025).item(), means.quantile(0.975).item()
-
-
-def prior_on_photographs(
-    encoder: ta.UVTextureEncoder, renderer: ta.TexturedHandRenderer, vertices: Tensor, photographs: Photographs
-) -> dict[str, float]:
-    """L1 of visible pixels under the true fit: the prior (seeing 384 of them) and the image's mean colour."""
-    with torch.no_grad():
-        generator = torch.Generator().manual_seed(0)
-        camera, image = photographs.camera, photographs.image
-        target = renderer.observe(vertices, camera, image, photographs.mask, 1024, generator)
-        seen = renderer.observe(vertices, camera, image, count=384, generator=generator)
-        weight = target.valid / target.valid.sum()
-        read = read_texture(encoder(seen), target.uv, renderer.surface)
-        total = target.valid.sum(dim=1)[:, None, None]
-        mean = (target.rgb * target.valid[..., None]).sum(dim=1, keepdim=True) / total
-        prior = ((read - target.rgb).abs().mean(dim=-1) * weight).sum().item()
-        colour = ((mean - target.rgb).abs().mean(dim=-1) * weight).sum().item()
-    return {"prior_l1": prior, "mean_colour_l1": colour, "ratio": prior / colour}
+def digest_of(encoder: nn.Module) -> str:
+    """Of the weights."""
+    return digest(b"".join(tensor.numpy().tobytes() for tensor in encoder.state_dict().values()))
 
 
 def main() -> None:
     """Print the tables and write them down."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--every", type=int, default=1, help="take every n-th frame")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS)
+    parser.add_argument("--images", type=int, default=64, help="synthetic ones, a multiple of 16")
+    parser.add_argument("--every", type=int, default=1, help="take every n-th photograph")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the labels' noise")
     parser.add_argument("--prior", type=Path, help="weights other than the bundled ones")
+    parser.add_argument("--fine-tuned", type=Path, help="weights trained on the photographs 0 to 297 as well")
+    parser.add_argument(
+        "--keep", type=Path, default=Path(__file__).parent / "unfinished", help="folder of what is done"
+    )
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "alignment.json")
     arguments = parser.parse_args()
-    root = folder()
-    if root is None:
-        raise SystemExit("set TEXALIGN_REAL_DATA to the folder with annotations.npz, images and pseudo_masks")
     torch.set_num_threads(1)
-    model, surface = HandModel(), ta.HandSurface.mano()
-    renderer = ta.TexturedHandRenderer(surface, SIZE, backend="torch")
-    encoder = ta.UVTextureEncoder.from_pretrained(arguments.prior, surface)
-    photographs = load(root, range(318, 398, arguments.every), SIZE)
-    true_fit = fit_to_joints(model, photographs.joints, 300)
-    with torch.no_grad():
-        vertices = pose_hand(model, true_fit).vertices
-    print(table([prior_on_photographs(encoder, renderer, vertices, photographs)]))
-    wrist = torch.tensor(surface.boundary_loops[0])
-
-    def texture(prior: nn.Module, weight: float) -> Extra:
-        loss_fn = ta.DenseTextureAlignmentLoss(renderer, prior, reduction="none")
-        generator = torch.Generator().manual_seed(0)
-        camera, image = photographs.camera, photographs.image
-        return lambda hand: weight * loss_fn(hand.vertices, camera, image, generator=generator)
-
-    def silhouette(hand: Hand) -> Tensor:
-        coverage = renderer(hand.vertices, photographs.camera, torch.ones(1, 3, 8, 8)).coverage
-        pixels = photographs.camera.project(hand.vertices).detach()
-        care = 1 - beyond_wrist(pixels[:, wrist], pixels.mean(dim=1), SIZE, SIZE)
-        return 8 * ((coverage - photographs.mask).square() * care).sum(dim=(1, 2, 3)) / photographs.mask.sum((1, 2, 3))
-
-    variants: dict[str, Extra | None] = {"labels only": None}
-    variants |= {f"+ loss, mean colour, weight {w}": texture(MeanColour(), w) for w in (2, 4)}
-    variants |= {f"+ loss, prior, weight {w}": texture(encoder, w) for w in (1, 2, 4)}
-    variants["+ pseudo-mask silhouette"] = silhouette
-    results: dict[str, list[dict[str, Tensor]]] = {name: [] for name in variants}
-    began = time.time()
-    for seed in range(arguments.seeds):
-        generator = torch.Generator().manual_seed(seed)
-        labels = noisy_labels(photographs, generator)
-        plain = labels_objective(model, photographs, labels, None)
-        start = refine(model, disturbed(true_fit, generator), plain, 200, RATE)
-        for name, extra in variants.items():
-            fit = refine(model, start, labels_objective(model, photographs, labels, extra), STEPS, RATE)
-            results[name].append(measure(model, renderer, fit, photographs))
-            print(f"seed {seed}: {name} ({time.time() - began:.0f} s)", flush=True)
-    rows: list[dict[str, Any]] = []
-    for name, runs in results.items():
-        row: dict[str, Any] = {"variant": name}
-        for key in runs[0]:
-            # Seeds of one frame are averaged first: the interval is over frames.
-            mine = torch.stack([run[key] for run in runs]).mean(dim=0)
-            base = torch.stack([run[key] for run in results["labels only"]]).mean(dim=0)
-            _, low, high = interval(mine - base)
-            row[key] = mine.mean().item()
-            row[f"{key} change, 95 %"] = f"{low:+.3f} … {high:+.3f}"
-        rows.append(row)
-    print(table(rows))
-    content = {"frames": len(photographs.image), "seeds": arguments.seeds, "seconds": time.time() - began, "rows": rows}
-    write_json(arguments.output, {"environment": environment(), "prior": encoder.provenance, **content})
+    benchmark = Benchmark(arguments)
+    tables: dict[str, list[dict[str, Any]]] = {}
+    if "prior" in arguments.sections:
+        tables["prior"] = benchmark.prior_table()
+    for scenes in ("plain", "cluttered"):
+        if "landscape" in arguments.sections:
+            tables[f"landscape, {scenes} images"] = benchmark.landscape_table(scenes)
+        if "synthetic" in arguments.sections:
+            tables[f"refinement, {scenes} images"] = benchmark.synthetic_table(scenes)
+    if "real" in arguments.sections and benchmark.photographs is not None:
+        noisy, detected = benchmark.real_tables()
+        tables |= {"fits to photographs, noisy labels": noisy, "fits to photographs, a detector's labels": detected}
+    for name, rows in tables.items():
+        print(f"\n{name}\n\n{table(rows)}")
+    given = {"images": arguments.images, "every": arguments.every, "seeds": arguments.seeds}
+    content = {"environment": environment(), "arguments": given, "weights": benchmark.weights, "tables": tables}
+    write_json(arguments.output, content)
 
 
 if __name__ == "__main__":

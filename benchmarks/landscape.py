@@ -1,102 +1,98 @@
-"""Is the loss lower at the truth than beside it, and does its gradient point home? On unseen synthetic images.
+"""Is a loss lower at the truth than beside it, and does its gradient point home?
 
-    python benchmarks/landscape.py [--images 64] [--output FILE.json]
-
-The true mesh is moved by whole pixels along x or y, or by a share of its depth, both ways; the table counts images.
-Three losses: this library's with the bundled prior, the same with the mean colour in the prior's place, and the plain
-reading of the idea (mean absolute difference over covered pixels, gradient through the interior only).
+The true mesh is moved by pixels along x or y, by a share of its depth, or one of its finger joints is turned, both
+ways; a row counts images. Part of `alignment.py`.
 """
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-import texalign as ta
-from alignment import MeanColour
-from recording import environment, table, write_json
-from texalign import synthetic
+from plain_scenes import Scenes
+from texalign._rotations import rotation_matrices
+from texalign.hand import HandModel
+from texalign.synthetic import SyntheticBatch
 
-SIZE, CHUNK = 128, 16
-
-
-class PlainDifference(nn.Module):
-    """Mean absolute difference between rendering and image over the covered pixels."""
-
-    def __init__(self, renderer: ta.TexturedHandRenderer, encoder: nn.Module) -> None:
-        super().__init__()
-        self.renderer, self.encoder = renderer, encoder
-
-    def forward(self, vertices: Tensor, camera: ta.PinholeCamera, image: Tensor, generator: torch.Generator) -> Tensor:
-        """(B,)."""
-        with torch.no_grad():
-            observations = self.renderer.observe(vertices, camera, image, count=512, generator=generator)
-            texture = self.encoder(observations)
-        rendering = self.renderer(vertices, camera, texture)
-        covered = (rendering.face_index >= 0)[:, None].float()
-        difference = (rendering.image - image).abs().mean(dim=1, keepdim=True)
-        return (difference * covered).sum(dim=(1, 2, 3)) / covered.sum(dim=(1, 2, 3)).clamp(min=1)
+Batch = Scenes | SyntheticBatch
+# From how strong a move to vertices (B, 778, 3); a strength is a tensor (B,), 0 for none.
+Move = Callable[[Tensor], Tensor]
 
 
-def offsets(camera: ta.PinholeCamera, vertices: Tensor) -> dict[str, list[Tensor]]:
-    """For each name the two moves (B, 1, 3) in metres."""
-    depth = vertices[..., 2].mean(dim=1)
-    pixel = depth[:, None] / camera.focal
+def moves(batch: Batch, model: HandModel) -> dict[str, list[tuple[Move, float]]]:
+    """For each row of the table: functions that move the meshes, and by how much."""
+    depth = batch.vertices[..., 2].mean(dim=1)
+    pixel = depth[:, None] / batch.camera.focal
+
+    def along(direction: Tensor) -> Move:
+        return lambda strength: batch.vertices + (strength[:, None] * direction)[:, None]
+
+    def turned(joint: int) -> Move:
+        def turn(strength: Tensor) -> Tensor:
+            rotations = rotation_matrices(batch.pose)
+            local = rotation_matrices(torch.deg2rad(strength)[:, None] * model.joint_axes[joint, 0])
+            one = torch.zeros(16, dtype=torch.bool).index_fill(0, torch.tensor(joint + 1), True)[None, :, None, None]
+            rotations = torch.where(one, rotations @ local[:, None], rotations)
+            return model(rotations, batch.betas).vertices + batch.translation[:, None]
+
+        return turn
+
+    def both_ways(move: Move, size: float) -> list[tuple[Move, float]]:
+        return [(move, float(size)), (move, -float(size))]
+
     zero = torch.zeros_like(depth)
-    moves = {f"{n} px in x": torch.stack([n * pixel[:, 0], zero, zero], dim=1) for n in (1, 2, 4, 8)}
-    moves |= {f"{n} px in y": torch.stack([zero, n * pixel[:, 1], zero], dim=1) for n in (1, 2, 4, 8)}
-    moves |= {f"{n} % in depth": torch.stack([zero, zero, n / 100 * depth], dim=1) for n in (2, 4, 8)}
-    return {name: [move[:, None], -move[:, None]] for name, move in moves.items()}
+    across, down = torch.stack([pixel[:, 0], zero, zero], 1), torch.stack([zero, pixel[:, 1], zero], 1)
+    away = torch.stack([zero, zero, depth / 100], dim=1)
+    rows: dict[str, list[tuple[Move, float]]] = {}
+    for name, direction, sizes in (("px in x", across, (1, 2, 4, 8)), ("px in y", down, (1, 2, 4, 8))):
+        rows |= {f"{size} {name}": both_ways(along(direction), size) for size in sizes}
+    rows |= {f"{size} % in depth": both_ways(along(away), size) for size in (2, 4, 8)}
+    for degrees in (5.0, 10.0, 20.0):
+        # Every joint once, half of them bent and half stretched.
+        rows[f"a joint by {degrees:.0f}°"] = [(turned(j), degrees if j % 2 else -degrees) for j in range(15)]
+    return rows
 
 
-def main() -> None:
-    """Print the table and write it down."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--images", type=int, default=64)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "landscape.json")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    renderer = ta.TexturedHandRenderer(ta.HandSurface.mano(), SIZE, backend="torch")
-    encoder = ta.UVTextureEncoder.from_pretrained()
-    losses: dict[str, nn.Module] = {
-        "prior": ta.DenseTextureAlignmentLoss(renderer, encoder, reduction="none"),
-        "mean colour": ta.DenseTextureAlignmentLoss(renderer, MeanColour(), reduction="none"),
-        "plain difference": PlainDifference(renderer, encoder),
-    }
-    lower: dict[tuple[str, str], list[Tensor]] = {}
-    home: dict[tuple[str, str], list[Tensor]] = {}
-    generator = torch.Generator().manual_seed(20_000)
-    for _ in range(arguments.images // CHUNK):
-        batch = synthetic.generate(CHUNK, SIZE, generator, left_share=0)
-        for name, loss_fn in losses.items():
-            with torch.no_grad():
-                truth = loss_fn(batch.vertices, batch.camera, batch.image, generator=seeded())
-            for move, both in offsets(batch.camera, batch.vertices).items():
-                for step in both:
-                    shift = step.clone().requires_grad_()
-                    value = loss_fn(batch.vertices + shift, batch.camera, batch.image, generator=seeded())
-                    (gradient,) = torch.autograd.grad(value.sum(), shift)
-                    lower.setdefault((move, name), []).append(truth < value.detach())
-                    home.setdefault((move, name), []).append((gradient * step).sum(dim=(1, 2)) > 0)
-    rows: list[dict[str, Any]] = []
-    for move in dict.fromkeys(key[0] for key in lower):
+def landscape(loss_fn: nn.Module, batch: Batch, model: HandModel) -> dict[str, dict[str, list[float]]]:
+    """By row, for every image the share of moves at which the loss is lower at the truth, and points home.
+
+    A joint that turns something out of sight moves no pixel: where the loss does not change at all, it does not count.
+    """
+    with torch.no_grad():
+        truth = loss_fn(batch.vertices, batch.camera, batch.image, generator=seeded())
+    result = {}
+    for name, several in moves(batch, model).items():
+        lower, home, counted = (torch.zeros(len(truth)) for _ in range(3))
+        for move, size in several:
+            strength = torch.full((len(truth),), size, requires_grad=True)
+            value = loss_fn(move(strength), batch.camera, batch.image, generator=seeded())
+            (gradient,) = torch.autograd.grad(value.sum(), strength)
+            counts = (value.detach() != truth) & (gradient != 0)
+            lower += (truth < value.detach()) & counts
+            home += (gradient * size > 0) & counts
+            counted += counts
+        some = counted > 0
+        result[name] = {"lower": (lower / counted)[some].tolist(), "home": (home / counted)[some].tolist()}
+    return result
+
+
+def landscape_rows(results: dict[str, list[dict[str, dict[str, list[float]]]]]) -> list[dict[str, Any]]:
+    """The table: results by name of loss, a list of chunks each."""
+    first = next(iter(results.values()))[0]
+    rows = []
+    for move in first:
         row: dict[str, Any] = {"moved by": move}
-        for name in losses:
-            row[f"{name}: lower at truth"] = torch.cat(lower[move, name]).float().mean().item()
-            row[f"{name}: points home"] = torch.cat(home[move, name]).float().mean().item()
+        for name, chunks in results.items():
+            for key, heading in (("lower", "lower at truth"), ("home", "points home")):
+                values = torch.tensor([value for chunk in chunks for value in chunk[move][key]])
+                row[f"{name}: {heading}"] = values.mean().item()
         rows.append(row)
-    print(table(rows))
-    write_json(arguments.output, {"environment": environment(), "images": arguments.images, "rows": rows})
+    return rows
 
 
 def seeded() -> torch.Generator:
     """The same draw of observations every time."""
     return torch.Generator().manual_seed(0)
-
-
-if __name__ == "__main__":
-    main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -12,54 +13,54 @@ import texalign as ta
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
-import alignment
-import fitting
-import photographs
+import prior
+import real_refinement as real
+from texalign.fitting import pose_hand
+from texalign.photographs import read_photographs
 
+ROOT, SIZE = os.environ.get("TEXALIGN_REAL_DATA", ""), 128
 FRAMES = [325, 340, 355, 370, 380, 390]
 
 pytestmark = pytest.mark.skipif(
-    photographs.folder() is None, reason="TEXALIGN_REAL_DATA names no folder of photographs"
+    not (Path(ROOT) / "annotations.npz").is_file(), reason="TEXALIGN_REAL_DATA names no folder of photographs"
 )
 
 
 @pytest.fixture(scope="module")
-def fitted(hand):
-    frames = photographs.load(photographs.folder(), FRAMES, alignment.SIZE)
-    return frames, fitting.fit_to_joints(hand, frames.joints, 200)
+def fitted():
+    photographs = read_photographs(ROOT, FRAMES, SIZE)
+    return photographs, real.true_fits(photographs)
+
+
+@pytest.fixture(scope="module")
+def renderer(surface):
+    return ta.TexturedHandRenderer(surface, SIZE, backend="torch")
 
 
 def test_the_camera_projects_the_true_joints_onto_their_marks(fitted):
-    frames, _ = fitted
-    assert (frames.camera.project(frames.joints) - frames.joints_image).abs().max() < 1e-3
+    photographs, _ = fitted
+    assert (photographs.camera.project(photographs.joints) - photographs.joints_image).abs().max() < 1e-3
 
 
-def test_a_prior_that_has_seen_no_photograph_predicts_one(fitted, hand, surface):
-    frames, fit = fitted
-    renderer = ta.TexturedHandRenderer(surface, alignment.SIZE, backend="torch")
+def test_a_prior_that_has_seen_no_photograph_predicts_one(fitted, hand, renderer):
+    photographs, fit = fitted
     with torch.no_grad():
-        vertices = fitting.pose_hand(hand, fit).vertices
-    encoder = ta.UVTextureEncoder.from_pretrained()
-    assert alignment.prior_on_photographs(encoder, renderer, vertices, frames)["ratio"] < 0.7
+        vertices = pose_hand(hand, fit).vertices
+        errors = prior.errors_on(ta.UVTextureEncoder.from_pretrained(), renderer, photographs, vertices)["visible"]
+    assert sum(errors["prior"]) < 0.7 * sum(errors["mean"])
 
 
-def test_the_loss_pulls_hands_over_their_pixels(fitted, hand, surface):
-    frames, fit = fitted
-    renderer = ta.TexturedHandRenderer(surface, alignment.SIZE, backend="torch")
+def test_the_loss_pulls_hands_over_their_pixels(fitted, renderer):
+    photographs, fit = fitted
     loss_fn = ta.DenseTextureAlignmentLoss(renderer, ta.UVTextureEncoder.from_pretrained(), reduction="none")
-    generator = torch.Generator().manual_seed(0)
-    labels = alignment.noisy_labels(frames, generator)
-    plain = alignment.labels_objective(hand, frames, labels, None)
-    start = fitting.refine(hand, alignment.disturbed(fit, generator), plain, 100, alignment.RATE)
-
-    def texture(posed):
-        return 2 * loss_fn(posed.vertices, frames.camera, frames.image, generator=generator)
-
-    results = []
-    for extra in (None, texture):
-        objective = alignment.labels_objective(hand, frames, labels, extra)
-        end = fitting.refine(hand, start, objective, alignment.STEPS, alignment.RATE)
-        results.append({key: value.mean() for key, value in alignment.measure(hand, renderer, end, frames).items()})
-    alone, together = results
-    assert together["iou"] > alone["iou"] + 0.02
-    assert together["pa_mpjpe_mm"] < alone["pa_mpjpe_mm"]
+    labels, start = real.starts(photographs, fit, seed=0)
+    alone, together = (
+        {key: sum(values) / len(values) for key, values in real.errors(photographs, end, renderer).items()}
+        for end in (
+            real.fitted(photographs, labels, start, None),
+            real.fitted(photographs, labels, start, real.with_loss(loss_fn, 4)),
+        )
+    )
+    assert together["IoU"] > alone["IoU"] + 0.03
+    assert together["PA-MPJPE, mm"] < alone["PA-MPJPE, mm"]
+    assert together["2D joints, px"] < alone["2D joints, px"]

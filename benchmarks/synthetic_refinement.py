@@ -1,0 +1,91 @@
+"""Misplaced synthetic hands, pulled back by 2D keypoints alone and together with the loss. Part of `alignment.py`.
+
+Start: the truth with `texalign.fitting.disturbed`. Keypoints: the true ones with 2 px of noise. 50 Adam steps on pose
+and translation; the shape is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import texalign as ta
+from landscape import Batch, seeded
+from recording import interval, relative_change
+from texalign.fitting import KnownShape, disturbed, keypoint_objective, parameters_of_pose, pose_hand, refine
+from texalign.hand import Hand
+from texalign.metrics import mask_iou, point_error
+
+STEPS, RATE, NOISE, KEYPOINT_SCALE = 50, 0.01, 2.0, 8.0
+Extra = Callable[[Batch], Callable[[Hand], Tensor]]
+
+
+def with_loss(loss_fn: nn.Module, weight: float) -> Extra:
+    """The loss by sample, as something to add."""
+
+    def of(batch: Batch) -> Callable[[Hand], Tensor]:
+        generator = seeded()
+        return lambda hand: weight * loss_fn(hand.vertices, batch.camera, batch.image, generator=generator)
+
+    return of
+
+
+def with_true_silhouette(renderer: ta.TexturedHandRenderer, weight: float = 8.0) -> Extra:
+    """Squared difference from the true mask, over its area: what a mask would buy. Occluded pixels do not count."""
+
+    def of(batch: Batch) -> Callable[[Hand], Tensor]:
+        free = 1 - batch.occluder_mask
+        area = batch.mask.sum(dim=(1, 2, 3)).clamp(min=16)
+
+        def silhouette(hand: Hand) -> Tensor:
+            coverage = renderer(hand.vertices, batch.camera, torch.ones(1, 3, 8, 8)).coverage
+            return weight * ((coverage - batch.mask).square() * free).sum(dim=(1, 2, 3)) / area
+
+        return silhouette
+
+    return of
+
+
+def refined(batch: Batch, extra: Extra | None, renderer: ta.TexturedHandRenderer, seed: int) -> dict[str, list[float]]:
+    """Errors by image after a refinement; the start and the noise depend on the seed only."""
+    generator = torch.Generator().manual_seed(seed)
+    model = KnownShape(batch.betas)
+    start = disturbed(parameters_of_pose(model, batch.pose, batch.translation), generator)
+    true = batch.camera.project(batch.joints)
+    keypoints = true + NOISE * torch.randn(true.shape, generator=generator)
+    added = None if extra is None else extra(batch)
+    objective = keypoint_objective(model, batch.camera, keypoints, KEYPOINT_SCALE, added)
+    end = refine(model, start, objective, STEPS, RATE)
+    with torch.no_grad():
+        hand = pose_hand(model, end)
+        coverage = renderer(hand.vertices, batch.camera, torch.ones(1, 3, 8, 8)).coverage
+        project = batch.camera.project
+        relative, true_relative = (mesh.vertices - mesh.joints[:, :1] for mesh in (hand, batch))
+        errors = {
+            "root-relative, mm": 1000 * point_error(relative, true_relative),
+            "projected, px": point_error(project(hand.vertices), project(batch.vertices)),
+            "absolute, mm": 1000 * point_error(hand.vertices, batch.vertices),
+            "IoU": mask_iou(coverage * (1 - batch.occluder_mask), batch.mask),
+        }
+    return {name: values.tolist() for name, values in errors.items()}
+
+
+def refinement_rows(results: dict[str, dict[str, list[float]]], base: str) -> list[dict[str, Any]]:
+    """The table: means, and the change against `base` with its interval, paired over images."""
+    rows = []
+    for name, errors in results.items():
+        row: dict[str, Any] = {"variant": name}
+        for key, values in errors.items():
+            mine, others = torch.tensor(values), torch.tensor(results[base][key])
+            row[key] = mine.mean().item()
+            if key == "IoU":
+                change, low, high = interval(mine - others)
+                row[f"{key} change"] = f"{change:+.3f} ({low:+.3f} … {high:+.3f})"
+            else:
+                change, low, high = relative_change(mine, others)
+                row[f"{key} change"] = f"{change:+.0%} ({low:+.0%} … {high:+.0%})"
+        rows.append(row)
+    return rows
