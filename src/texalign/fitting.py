@@ -103,6 +103,7 @@ def keypoint_objective(
     return objective
 
 
+@torch.enable_grad()
 def refine(
     model: HandModel,
     start: HandParameters,
@@ -111,7 +112,7 @@ def refine(
     rate: float = 0.02,
     progress: Callable[[int, HandParameters, Hand], None] | None = None,
 ) -> HandParameters:
-    """Adam on all parameters; the sum of the objective's values (B,) is minimised.
+    """Adam on all parameters; the sum of the objective's values (B,) is minimised, under ``torch.no_grad`` as well.
 
     Args:
         model: the hand.
