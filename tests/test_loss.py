@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import pickle
 from dataclasses import fields
+from itertools import pairwise
 
 import pytest
 import torch
@@ -11,12 +12,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 import texalign as ta
-from texalign.loss import mirror_left
+from texalign import photometric
+from texalign.loss import mirror_left, pyramid, region_competition
 
 SKIN = torch.tensor([0.8, 0.55, 0.45])
 WALL = torch.tensor([0.2, 0.35, 0.5])
 PLAIN = SKIN[None, :, None, None].expand(1, 3, 16, 16)
 MIRROR = torch.tensor([-1.0, 1.0, 1.0])
+# The terms that are off by default: what holds without them must hold with them.
+EXTRAS = pytest.mark.parametrize("extras", [{}, {"levels": 3, "structure_weight": 1.0}], ids=["plain", "extras"])
 TINY = {"texture_size": 32, "latent_grid": 8, "width": 24, "layers": 1, "heads": 2}
 
 
@@ -188,10 +192,12 @@ def test_the_observations_are_a_constant_and_as_many_as_asked_for(surface, photo
 # --- independence of batch and image size -------------------------------------
 
 
-def test_a_batch_is_its_samples(surface, photographs):
-    vertices, camera, image = photographs(3)
-    mask = (torch.rand(3, 1, 48, 48, generator=seeded()) > 0.2).float()
-    loss_fn = loss_of(surface, token_count=48 * 48, reduction="none")  # every pixel is observed: nothing to draw
+@EXTRAS
+def test_a_batch_is_its_samples(surface, photographs, extras):
+    vertices, camera, image = photographs(3, 64)
+    mask = (torch.rand(3, 1, 64, 64, generator=seeded()) > 0.2).float()
+    # Every pixel is observed: nothing to draw.
+    loss_fn = loss_of(surface, 64, token_count=64 * 64, reduction="none", **extras)
     values, gradient = gradient_of(loss_fn, vertices, camera, image, mask)
     for sample in range(3):
         one = slice(sample, sample + 1)
@@ -249,11 +255,12 @@ def test_a_few_steps_down_bring_the_hand_home(surface, photographs):
     assert (offset.detach()[..., :2].norm(dim=-1) < 0.35 * shift[..., :2].norm(dim=-1)).all()
 
 
-def test_the_gradient_is_roughly_that_of_the_value(surface, photographs, smooth_texture):
+@pytest.mark.parametrize("extras", [{}, {"structure_weight": 1.0}], ids=["plain", "structure"])
+def test_the_gradient_is_roughly_that_of_the_value(surface, photographs, smooth_texture, extras):
     """Scale, colour fit and background are constants of a step, so only sign and magnitude can agree."""
     vertices, camera, image = photographs(8, 64, texture=smooth_texture)
     vertices = vertices + torch.tensor([pixels_to_metres(camera, 2), pixels_to_metres(camera, -2), 0.0])
-    loss_fn = loss_of(surface, 64, Fixed(smooth_texture), reduction="none")
+    loss_fn = loss_of(surface, 64, Fixed(smooth_texture), reduction="none", **extras)
 
     def total(move):
         """The area is a constant of the step too, or growing would pay by diluting the worst pixels."""
@@ -272,14 +279,159 @@ def test_the_gradient_is_roughly_that_of_the_value(surface, photographs, smooth_
         assert 0.4 < analytic.abs().sum() / numeric.abs().sum() < 2.5, axis
 
 
+# --- levels, structure ------------------------------------------------------------
+
+
+def test_a_pyramid_halves_by_averages_and_stops_before_16_pixels():
+    image, mask = torch.rand(2, 3, 64, 80, generator=seeded()), torch.rand(2, 1, 64, 80, generator=seeded(1))
+    built = pyramid(5, image, None, mask)
+    assert [tuple(level[0].shape[2:]) for level in built] == [(64, 80), (32, 40), (16, 20)]
+    assert built[0][0] is image and built[0][2] is mask
+    for fine, coarse in pairwise(built):
+        assert fine[1] is coarse[1] is None
+        for before, after in ((fine[0], coarse[0]), (fine[2], coarse[2])):
+            corners = [before[..., row::2, column::2] for row in (0, 1) for column in (0, 1)]
+            torch.testing.assert_close(after, sum(corners) / 4)
+    for levels in (1, 2):
+        assert len(pyramid(levels, image)) == levels
+
+
+@pytest.mark.parametrize(
+    "size, expected",
+    [
+        ((32, 31), [(32, 31)]),
+        ((32, 200), [(32, 200), (16, 100)]),
+        ((67, 64), [(67, 64), (33, 32), (16, 16)]),  # what is left over at the border is dropped
+        ((7, 9), [(7, 9)]),  # given smaller: as it is
+    ],
+)
+def test_a_pyramid_of_any_size(size, expected):
+    assert [tuple(image.shape[2:]) for (image,) in pyramid(5, torch.zeros(1, 1, *size))] == expected
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_loss_is_the_mean_over_its_levels(surface, photographs, masked):
+    vertices, camera, image = photographs(2, 64)
+    mask = (torch.rand(2, 1, 64, 64, generator=seeded()) > 0.2).float() if masked else None
+    # A closed wrist: nothing lies beyond it, and every pixel counts.
+    loss_fn = loss_of(surface.closed_wrist(), 64, Fixed(PLAIN), levels=3, structure_weight=0.5)
+    _, details = loss_fn(vertices, camera, image, mask, return_details=True)
+    drawn = [details.rendering.image, details.coverage, image, torch.ones(2, 1, 64, 64), mask]
+    expected = []
+    for side in (64, 32, 16):
+        factor = 64 // side
+        small = [
+            None if each is None else each.unflatten(3, (side, factor)).unflatten(2, (side, factor)).mean(dim=(3, 5))
+            for each in drawn
+        ]
+        expected.append(region_competition(*small, structure_weight=0.5)[0])
+    torch.testing.assert_close(details.per_sample, torch.stack(expected).mean(dim=0))
+    assert (expected[0] - details.per_sample).abs().max() > 0.01  # else the finest alone would do
+    # What is shown is the finest.
+    _, finest = loss_of(surface.closed_wrist(), 64, Fixed(PLAIN))(vertices, camera, image, mask, return_details=True)
+    for name in ("fitted", "residual", "evidence", "coverage"):
+        assert torch.equal(getattr(details, name), getattr(finest, name)), name
+
+
+def test_more_levels_carry_farther(surface, photographs):
+    """From 20 of 128 pixels away (5.6 cm), where one level begins to fail: no more go astray, all aim better."""
+    vertices, camera, image = photographs(12, 128)
+    at_home, aim = [], []
+    for levels in (1, 3):
+        loss_fn = loss_of(surface, 128, Fixed(PLAIN), levels=levels, reduction="none")
+        cosines = []
+        for direction in ((1.0, 0.0, 0.0), (-1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, -1.0, 0.0)):
+            away = torch.tensor(direction)
+            _, gradient = gradient_of(loss_fn, vertices + pixels_to_metres(camera, 20) * away, camera, image)
+            assert torch.isfinite(gradient).all()
+            pull = gradient.sum(dim=1)
+            cosines.append((pull @ away) / pull[:, :2].norm(dim=1).clamp(min=1e-9))
+        at_home.append(int((torch.cat(cosines) > 0).sum()))
+        aim.append(float(torch.cat(cosines).mean()))
+    assert at_home[1] >= at_home[0] >= 36  # of 48
+    assert aim[1] > aim[0] + 0.03
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("weight", [1.0, 2.5])
+def test_the_structures_weight_adds_its_mean_dissimilarity(masked, weight):
+    drawn, image, coverage, care, mask = (
+        torch.rand(2, channels, 40, 40, generator=seeded(seed)) for seed, channels in enumerate((3, 3, 1, 1, 1))
+    )
+    arguments = (drawn * coverage, coverage, image, care, mask if masked else None)
+    plain, *shown = region_competition(*arguments)
+    more, *shown_too = region_competition(*arguments, structure_weight=weight)
+    assert all(torch.equal(*pair) for pair in zip(shown, shown_too))
+    # Only what is seen of the hand, as far as anything is known there.
+    known = (coverage > 0.5) * care * (mask if masked else 1)
+    different = photometric.dissimilarity(shown[0], image)
+    expected = (different * known).sum(dim=(1, 2, 3)) / known.sum(dim=(1, 2, 3))
+    assert (expected > 0.3).all()
+    torch.testing.assert_close(more - plain, weight * expected, atol=1e-5, rtol=1e-5)
+
+
+def test_where_the_prior_is_unsure_a_residual_says_less():
+    """Scales follow the log-variance relative to its mean over the hand: an even one changes nothing."""
+    coverage = torch.zeros(1, 1, 32, 32)
+    coverage[..., 8:24, 8:24] = 1
+    image = torch.where(coverage > 0, SKIN[:, None, None], WALL[:, None, None])
+    image = image + 0.05 * torch.randn(image.shape, generator=seeded())
+    image[..., 10:14, 10:22] -= 0.3  # a stain across both halves
+    care = torch.ones_like(coverage)
+
+    def evidence(log_variance):
+        rendered = SKIN[:, None, None] * coverage
+        return region_competition(rendered, coverage, image, care, None, log_variance)[3][..., 10:14, :]
+
+    plain = evidence(None)
+    torch.testing.assert_close(evidence(-3.0 * coverage), plain)
+    halves = -3.0 * coverage
+    halves[..., :16] *= 1.5
+    change = evidence(halves) - plain
+    assert change[..., 10:16].mean() > 0.1 and change[..., 16:22].mean() < 0
+    torch.testing.assert_close(change[..., :8], torch.zeros(1, 1, 4, 8))  # beyond the hand nothing is uncertain
+
+
+def test_weighing_by_certainty_needs_a_prior_that_has_one_and_stays_finite(surface, photographs):
+    vertices, camera, image = photographs(2)
+    loss_fn = loss_of(surface, prior=encoder(surface), weigh_by_certainty=True, levels=2)
+    value, gradient = gradient_of(loss_fn, vertices, camera, image, generator=seeded())
+    assert torch.isfinite(value) and torch.isfinite(gradient).all() and gradient.abs().sum() > 0
+    plain = loss_of(surface, prior=encoder(surface), levels=2)(vertices, camera, image, generator=seeded())
+    assert abs(value - plain) > 1e-6
+    with pytest.raises(ValueError, match="expected a UVTextureEncoder, for weigh_by_certainty, got MeanColour"):
+        loss_of(surface, prior=MeanColour(), weigh_by_certainty=True)
+
+
+def test_structure_pulls_the_texture_home(surface, photographs, smooth_texture):
+    vertices, camera, image = photographs(12, 64, texture=smooth_texture)
+    home = 0
+    for direction in ((1.0, 0.0, 0.0), (-1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, -1.0, 0.0)):
+        away = torch.tensor(direction)
+        moved = vertices + pixels_to_metres(camera, 1.5) * away
+        without, structured = (
+            gradient_of(
+                loss_of(surface, 64, Fixed(smooth_texture), structure_weight=weight, reduction="none", max_grad=1e9),
+                moved,
+                camera,
+                image,
+                generator=seeded(),
+            )[1]
+            for weight in (0.0, 1.0)
+        )
+        home += int(((structured - without).sum(dim=1) @ away > 0).sum())
+    assert home >= 40  # of 48
+
+
 # --- left hands, masks, groups --------------------------------------------------
 
 
-def test_a_left_sample_is_the_mirror_image_of_a_right_one(surface, photographs):
+@EXTRAS
+def test_a_left_sample_is_the_mirror_image_of_a_right_one(surface, photographs, extras):
     vertices, camera, image = photographs(2, 48)
     camera = ta.PinholeCamera(camera.focal, camera.principal + torch.tensor([3.0, 1.0]))
     mask = (torch.rand(2, 1, 48, 48, generator=seeded()) > 0.3).float()
-    loss_fn = loss_of(surface, prior=encoder(surface), reduction="none")
+    loss_fn = loss_of(surface, prior=encoder(surface), reduction="none", **extras)
     value, gradient = gradient_of(loss_fn, vertices, camera, image, mask, generator=seeded())
     # The second sample as a left hand; the first stays.
     mirrored = camera.mirrored(48)
@@ -509,7 +661,7 @@ def test_gradients_come_back_in_the_callers_dtype(surface, photographs, dtype):
 
 def test_compile(surface, photographs):
     vertices, camera, image = photographs(1, 32)
-    loss_fn = loss_of(surface, 32, encoder(surface))
+    loss_fn = loss_of(surface, 32, encoder(surface), levels=2, structure_weight=1.0)
 
     def step(leaf):
         right = torch.tensor([False])
@@ -578,6 +730,7 @@ def spoil(name, vertices, focal, principal, mask):
         vertices[1] *= 1e30
 
 
+@EXTRAS
 @pytest.mark.parametrize(
     "name",
     [
@@ -593,10 +746,10 @@ def spoil(name, vertices, focal, principal, mask):
         "enormous",
     ],
 )
-def test_a_degenerate_sample_is_skipped_flagged_and_harmless(surface, photographs, name):
-    vertices, camera, image = photographs(2)
-    mask = torch.ones(2, 1, 48, 48)
-    loss_fn = loss_of(surface, token_count=48 * 48)
+def test_a_degenerate_sample_is_skipped_flagged_and_harmless(surface, photographs, name, extras):
+    vertices, camera, image = photographs(2, 64)
+    mask = torch.ones(2, 1, 64, 64)
+    loss_fn = loss_of(surface, 64, token_count=64 * 64, **extras)
     one = slice(0, 1)
     alone, expected = gradient_of(loss_fn, vertices[one], picked(camera, one), image[one], mask[one])
     focal, principal = camera.focal.clone(), camera.principal.clone()
@@ -617,42 +770,47 @@ def test_a_degenerate_sample_is_skipped_flagged_and_harmless(surface, photograph
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 @pytest.mark.parametrize("channel", [0, 2])
-def test_an_image_that_is_not_finite_harms_only_its_own_sample(surface, photographs, channel, value):
+@EXTRAS
+def test_an_image_that_is_not_finite_harms_only_its_own_sample(surface, photographs, channel, value, extras):
     vertices, camera, image = photographs(2)
     image[1, channel, 20:28, 20:28] = value
     leaf = vertices.requires_grad_()
-    loss, details = loss_of(surface)(leaf, camera, image, return_details=True)
+    loss, details = loss_of(surface, **extras)(leaf, camera, image, return_details=True)
     (gradient,) = torch.autograd.grad(loss, leaf)
     assert torch.isfinite(details.per_sample).all() and torch.isfinite(loss) and torch.isfinite(gradient).all()
     assert not details.skipped[0]
     assert gradient[0].abs().max() > 0
 
 
-def test_a_mask_that_is_not_finite_harms_only_its_own_sample(surface, photographs):
+@EXTRAS
+def test_a_mask_that_is_not_finite_harms_only_its_own_sample(surface, photographs, extras):
     vertices, camera, image = photographs(2)
     mask = torch.ones(2, 1, 48, 48)
     mask[1, 0, 20:28, 20:28] = torch.nan
-    values, gradient = gradient_of(loss_of(surface, reduction="none"), vertices, camera, image, mask)
+    values, gradient = gradient_of(loss_of(surface, reduction="none", **extras), vertices, camera, image, mask)
     assert torch.isfinite(values).all() and torch.isfinite(gradient).all()
     assert values[0] < -1 and gradient[0].abs().max() > 0
 
 
-def test_all_skipped_is_a_zero_in_the_graph(surface, photographs):
-    vertices, camera, image = photographs(2)
+@EXTRAS
+@pytest.mark.parametrize("count", [1, 2])
+def test_all_skipped_is_a_zero_in_the_graph(surface, photographs, count, extras):
+    vertices, camera, image = photographs(count)
     for reduction in ("mean", "sum", "none"):
         value, gradient = gradient_of(
-            loss_of(surface, reduction=reduction), vertices + torch.tensor([0.0, 0.0, -3.0]), camera, image
+            loss_of(surface, reduction=reduction, **extras), vertices + torch.tensor([0.0, 0.0, -3.0]), camera, image
         )
         assert (value == 0).all() and (gradient == 0).all()
 
 
-def test_empty_batch(surface, photographs):
+@EXTRAS
+def test_empty_batch(surface, photographs, extras):
     vertices, camera, image = photographs(1)
     none = ta.PinholeCamera(camera.focal[:0], camera.principal[:0])
     for prior in (MeanColour(), encoder(surface)):
         for reduction, shape in (("mean", ()), ("sum", ()), ("none", (0,))):
             leaf = vertices[:0].clone().requires_grad_()
-            loss_fn = loss_of(surface, prior=prior, reduction=reduction)
+            loss_fn = loss_of(surface, prior=prior, reduction=reduction, **extras)
             value, details = loss_fn(leaf, none, image[:0], image[:0, :1], return_details=True)
             assert value.shape == shape and details.skipped.shape == (0,)
             value.sum().backward()
@@ -688,14 +846,24 @@ def pictures(name, seed=0):
     picture=st.sampled_from(["black", "white", "grey", "noise", "saturated"]),
     left=st.booleans(),
     learned=st.booleans(),
+    levels=st.sampled_from([1, 3]),
+    structure_weight=st.sampled_from([0.0, 1.0]),
 )
 def test_any_pose_camera_mask_and_image_is_finite(
-    surface, scene, seed, zoom, shift, crop, mask, picture, left, learned
+    surface, scene, seed, zoom, shift, crop, mask, picture, left, learned, levels, structure_weight
 ):
     vertices, camera = scene(2, 32, seed=seed)
     vertices[1] += torch.tensor(shift)
     camera = ta.PinholeCamera(camera.focal * 10**zoom, torch.tensor([[16.0, 16.0], crop]))
-    loss_fn = loss_of(surface, 32, encoder(surface) if learned else None, token_count=64, train_texture=learned)
+    loss_fn = loss_of(
+        surface,
+        32,
+        encoder(surface) if learned else None,
+        token_count=64,
+        train_texture=learned,
+        levels=levels,
+        structure_weight=structure_weight,
+    )
     leaf = vertices.requires_grad_()
     value, details = loss_fn(
         leaf,
@@ -712,7 +880,7 @@ def test_any_pose_camera_mask_and_image_is_finite(
     assert (leaf.grad[details.skipped] == 0).all()
     for tensor in (value, details.per_sample, details.fitted, details.residual, details.evidence):
         assert torch.isfinite(tensor).all()
-    assert details.per_sample.abs().max() <= 6
+    assert (details.per_sample >= -6).all() and (details.per_sample <= 6 + structure_weight).all()
     assert details.skipped.all() == (mask == "empty") or mask != "empty"
     for parameter in loss_fn.encoder.parameters():
         assert torch.isfinite(parameter.grad).all()
@@ -764,6 +932,10 @@ def test_calls_that_do_not_fit_are_refused(surface, photographs, change, error, 
     [
         (dict(reduction="average"), "expected reduction mean, sum or none, got 'average'"),
         (dict(token_count=0), "expected token_count > 0, got 0"),
+        (dict(levels=0), r"expected levels in \[1, 5\], got 0"),
+        (dict(levels=6), r"expected levels in \[1, 5\], got 6"),
+        (dict(structure_weight=-1), "expected structure_weight >= 0, got -1"),
+        (dict(structure_weight=float("nan")), "expected structure_weight >= 0, got nan"),
         (dict(max_grad=0.0), "expected max_grad > 0, got 0.0"),
         (dict(max_grad=float("nan")), "expected max_grad > 0, got nan"),
     ],

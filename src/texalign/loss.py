@@ -5,12 +5,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from texalign import photometric
 from texalign._bounded_gradient import GradientBound
 from texalign._checks import expect, expect_same_device, expect_tensor, finite_samples
 from texalign._compile import opaque
 from texalign.camera import PinholeCamera
+from texalign.encoder import UVTextureEncoder
 from texalign.renderer import Rendering, TexturedHandRenderer, check_values
 
 # A pixel's evidence is cut off here, in units of log-likelihood: e^6 = 400 to 1 for or against the hand. Beyond that an
@@ -20,9 +22,9 @@ EVIDENCE_LIMIT = 6.0
 # out too small. Twice as large made fits to photographs better in 2D, in 3D and in the mask (docs/benchmarks.md says on
 # which frames that was seen).
 SCALE_FACTOR = 2.0
-# How much of the interior's gradient is passed on. A small prior's texture is blurred, and at full strength its slopes
-# cost the 2D joints what the outline gains; without them PA-MPJPE is worse. Seen on the same frames.
-INTERIOR_SHARE = 0.3
+# How much of the interior's gradient is passed on. A small prior's texture is blurred: at full strength its slopes help
+# on photographs but harm on cluttered synthetic images; without them PA-MPJPE is worse.
+INTERIOR_SHARE = 0.6
 # A hand that shows less than this many pixels says nothing.
 MINIMUM_PIXELS = 16
 
@@ -73,6 +75,11 @@ class DenseTextureAlignmentLoss(nn.Module):
         encoder: the texture prior: from `UVObservations` to textures (B, 3, T, T).
         token_count: observations given to the prior a sample, drawn evenly over the visible surface.
         train_texture: let gradients into the encoder's parameters (never into the observations).
+        levels: of an image pyramid, the finest first, each half as large; the loss is their mean. More than one carries
+            a little farther and is less exact: for hands that are misplaced by more than a finger's width.
+        weigh_by_certainty: let the prior say, texel by texel, how far its colours may be off: the residual's scale
+            follows its log-variance.
+        structure_weight: adds so many times the mean (1 − SSIM) / 2 over the hand's pixels, for its interior.
         max_grad: bound on the L2 norm of each sample's gradient at the vertices, per metre, before the reduction's
             1/B, the caller's weight and a gradient scaler. The gradient is scaled down to it, never cut by component.
         reduction: ``"mean"`` over the samples that are not skipped, ``"sum"``, or ``"none"`` (B,).
@@ -88,6 +95,9 @@ class DenseTextureAlignmentLoss(nn.Module):
         encoder: nn.Module,
         token_count: int = 512,
         train_texture: bool = False,
+        levels: int = 1,
+        weigh_by_certainty: bool = False,
+        structure_weight: float = 0.0,
         max_grad: float = 500.0,
         reduction: str = "mean",
         validate: bool = False,
@@ -98,6 +108,10 @@ class DenseTextureAlignmentLoss(nn.Module):
             raise TypeError(f"{who}: expected renderer to be a TexturedHandRenderer, got {type(renderer).__name__}")
         expect(reduction in ("mean", "sum", "none"), who, "reduction mean, sum or none", repr(reduction))
         expect(token_count > 0, who, "token_count > 0", token_count)
+        certain = not weigh_by_certainty or isinstance(encoder, UVTextureEncoder)
+        expect(certain, who, "a UVTextureEncoder, for weigh_by_certainty", type(encoder).__name__)
+        expect(1 <= levels <= 5, who, "levels in [1, 5]", levels)
+        expect(structure_weight >= 0, who, "structure_weight >= 0", structure_weight)
         expect(max_grad > 0, who, "max_grad > 0", max_grad)
         mine = renderer.surface.atlas_id
         atlas = getattr(encoder, "atlas_id", mine)
@@ -106,6 +120,8 @@ class DenseTextureAlignmentLoss(nn.Module):
         self.encoder = encoder
         self.token_count = token_count
         self.train_texture = train_texture
+        self.levels, self.weigh_by_certainty = levels, weigh_by_certainty
+        self.structure_weight = float(structure_weight)
         self.max_grad = float(max_grad)
         self.reduction = reduction
         self.validate = validate
@@ -195,15 +211,26 @@ class DenseTextureAlignmentLoss(nn.Module):
             with torch.no_grad():
                 observations = self.renderer._observe(scene, image, mask, self.token_count, generator)
         with torch.set_grad_enabled(self.train_texture and torch.is_grad_enabled()):
-            texture = self.encoder(observations) if group is None else self.encoder(observations, group=group)
+            options = {} if group is None else {"group": group}
+            if self.weigh_by_certainty:
+                texture, log_variance = self.encoder(observations, return_log_variance=True, **options)
+            else:
+                texture, log_variance = self.encoder(observations, **options), None
         with torch.autocast(vertices.device.type, enabled=False):
             texture = texture.float()
             rendering = self.renderer._draw(scene, texture)
             with torch.no_grad():
                 care = self._care(scene.points, image.shape[2:])
-            per_sample, fitted, residual, evidence = region_competition(
-                rendering.image, rendering.coverage, image, care, mask
-            )
+                if log_variance is not None:
+                    drawn = self.renderer._draw(scene, log_variance.float().expand(-1, 3, -1, -1)).image[:, :1]
+                    log_variance = photometric.extend_colours(drawn, rendering.coverage, carried(image))
+            compared = pyramid(self.levels, rendering.image, rendering.coverage, image, care, mask, log_variance)
+            levels = [
+                region_competition(drawn, covered, seen, cared, masked, spread, self.structure_weight)
+                for drawn, covered, seen, cared, masked, spread in compared
+            ]
+            per_sample = torch.stack([level[0] for level in levels]).mean(dim=0)
+            _, fitted, residual, evidence = levels[0]
             with torch.no_grad():
                 shown = (rendering.coverage * care).sum(dim=(1, 2, 3)) >= MINIMUM_PIXELS
                 skipped = rendering.dropped | unreadable | ~observations.valid.any(dim=1) | ~shown
@@ -222,11 +249,26 @@ class DenseTextureAlignmentLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """What `print` shows."""
-        return f"token_count={self.token_count}, max_grad={self.max_grad:g}, reduction={self.reduction!r}"
+        comparison = f"levels={self.levels}, structure_weight={self.structure_weight:g}"
+        return f"token_count={self.token_count}, {comparison}, max_grad={self.max_grad:g}, reduction={self.reduction!r}"
+
+
+def pyramid(levels: int, *images: Tensor | None) -> list[tuple[Any, ...]]:
+    """The images (B, C, H, W) as they are, averaged to half the size, to a quarter, …; not below 16 pixels."""
+    result: list[tuple[Any, ...]] = [images]
+    while len(result) < levels and min(result[-1][0].shape[2:]) >= 32:
+        result.append(tuple(None if image is None else functional.avg_pool2d(image, 2) for image in result[-1]))
+    return result
 
 
 def region_competition(
-    rendered: Tensor, coverage: Tensor, image: Tensor, care: Tensor, mask: Tensor | None
+    rendered: Tensor,
+    coverage: Tensor,
+    image: Tensor,
+    care: Tensor,
+    mask: Tensor | None,
+    log_variance: Tensor | None = None,
+    structure_weight: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Σ coverage · evidence / N by sample (B,), with the fitted colours, residual and evidence it came from.
 
@@ -240,9 +282,10 @@ def region_competition(
         image: (B, 3, H, W), detached.
         care: (B, 1, H, W), 0 where nothing may be concluded.
         mask: (B, 1, H, W) or None.
+        log_variance: (B, 1, H, W) of the hand's colours: scales follow it, relative to its mean over the hand; or None.
+        structure_weight: of the mean dissimilarity of structure over the known pixels.
     """
-    height, width = image.shape[2:]
-    reach = max(1, round(min(height, width) / 40))
+    reach = carried(image)
     inside = (coverage > 0.5).to(image.dtype)
     colour = photometric.extend_colours(rendered, coverage, reach)
     with torch.no_grad():
@@ -262,6 +305,11 @@ def region_competition(
     residual = (fitted - image).abs()
     with torch.no_grad():
         scale = SCALE_FACTOR * photometric.laplace_scale(residual, known)
+        if log_variance is not None:
+            area = known.sum(dim=(1, 2, 3), keepdim=True).clamp(min=1)
+            relative = log_variance - (log_variance * known).sum(dim=(1, 2, 3), keepdim=True) / area
+            # Where no colour was carried to, none is uncertain.
+            scale = scale * (0.5 * relative.clamp(-4, 4) * (log_variance < 0)).exp()
     evidence = (photometric.hand_cost(residual, scale) - background).clamp(-EVIDENCE_LIMIT, EVIDENCE_LIMIT)
     if mask is not None:
         # Not skin: background pushes away as far as it looks like background; an occluder says nothing.
@@ -270,7 +318,15 @@ def region_competition(
     evidence = evidence * care
     size = torch.maximum((evidence.detach() < 0).sum(dim=(1, 2, 3)), coverage.detach().sum(dim=(1, 2, 3))).clamp(min=1)
     per_sample = (coverage * evidence).sum(dim=(1, 2, 3)) / size
+    if structure_weight:
+        different = (photometric.dissimilarity(fitted, image) * known).sum(dim=(1, 2, 3))
+        per_sample = per_sample + structure_weight * different / known.sum(dim=(1, 2, 3)).clamp(min=1)
     return per_sample, fitted.detach(), residual.detach(), evidence.detach()
+
+
+def carried(image: Tensor) -> int:
+    """How many pixels the hand's colours are carried past its outline: 3 at 128."""
+    return max(1, round(min(image.shape[2:]) / 40))
 
 
 def mirror_left(

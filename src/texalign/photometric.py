@@ -62,9 +62,27 @@ def laplace_scale(residual: Tensor, weight: Tensor) -> Tensor:
     return (median / 0.6931).clamp(0.02, 0.5)[:, :, None, None]
 
 
-def hand_cost(residual: Tensor, scale: Tensor) -> Tensor:
-    """(B, 1, H, W): negative log density of absolute residuals (B, 3, H, W) under a Laplace law a channel."""
-    return (residual / scale + torch.log(2 * scale)).sum(dim=1, keepdim=True)
+def hand_cost(residual: Tensor, scale: Tensor, unexplained: float = 0.1) -> Tensor:
+    """(B, 1, H, W): negative log density of absolute residuals (B, 3, H, W) under a Laplace law a channel.
+
+    The law is mixed with an `unexplained` share of all colours evenly: a shadow, a ring or an occluder, which no
+    texture predicts, costs −ln(unexplained) and no more, and loses its pull.
+    """
+    laplace = -(residual / scale + torch.log(2 * scale)).sum(dim=1, keepdim=True)
+    share = laplace.new_full((), unexplained)
+    # In logarithms, or a gross residual's density would underflow: infinite, and NaN backwards, without the share.
+    return -torch.logaddexp(laplace + torch.log1p(-share), torch.log(share))
+
+
+def dissimilarity(first: Tensor, second: Tensor, radius: int = 3) -> Tensor:
+    """(B, 1, H, W) in [0, 1]: (1 − SSIM) / 2 over square windows, mean over channels (Wang et al., 2004)."""
+    mean_first, mean_second = box_blur(first, radius), box_blur(second, radius)
+    variance_first = box_blur(first * first, radius) - mean_first * mean_first
+    variance_second = box_blur(second * second, radius) - mean_second * mean_second
+    covariance = box_blur(first * second, radius) - mean_first * mean_second
+    luminance = (2 * mean_first * mean_second + 1e-4) / (mean_first.square() + mean_second.square() + 1e-4)
+    structure = (2 * covariance + 9e-4) / (variance_first + variance_second + 9e-4)
+    return ((1 - luminance * structure) / 2).clamp(0, 1).mean(dim=1, keepdim=True)
 
 
 def background_cost(image: Tensor, outside: Tensor, uniform: float = 0.1) -> Tensor:
