@@ -239,13 +239,13 @@ def test_noise_on_the_mesh_is_as_strong_as_said_and_differs_between_hands():
     spread = noise[:, 1:].flatten(1).square().mean(dim=1).sqrt()  # 45 numbers a hand
     assert spread.max() < 1.4 * _examples.POSE_NOISE
     assert spread.min() < 0.05 * _examples.POSE_NOISE
-    # The strength's square is even in [0, 1]: its mean is a half.
+    # The strength is even in [0, 1]: its square's mean is a third.
     for values, full in (
         (noise[:, 1:], _examples.POSE_NOISE),
         (noise[:, 0], _examples.TURN_NOISE),
         (meshes[:, 0] / torch.tensor(_examples.SHIFT_NOISE), 1.0),
     ):
-        assert values.square().mean().sqrt().item() == pytest.approx(full / math.sqrt(2), rel=0.1)
+        assert values.square().mean().sqrt().item() == pytest.approx(full / math.sqrt(3), rel=0.1)
     # One strength for all of a hand's errors.
     shift = meshes[:, 0].div(torch.tensor(_examples.SHIFT_NOISE)).norm(dim=1)
     assert torch.corrcoef(torch.stack([spread, shift]))[0, 1] > 0.5

@@ -145,13 +145,13 @@ def recoloured(image: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def perturbed_vertices(model: HandModel, hands: Posed, generator: torch.Generator) -> Tensor:
-    """Right hands with a wrong pose and place, by a strength in [0, 1] drawn for each, mostly large: (B, 778, 3)."""
+    """Right hands with a wrong pose and place, by a strength between 0 and 1 drawn for each: vertices (B, 778, 3)."""
     count = len(hands.pose)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(count, *shape, generator=generator, device=hands.pose.device)
 
-    strength = torch.rand(count, 1, 1, generator=generator, device=hands.pose.device).sqrt()
+    strength = torch.rand(count, 1, 1, generator=generator, device=hands.pose.device)
     noise = torch.full((16, 1), POSE_NOISE, device=hands.pose.device)
     noise[0] = TURN_NOISE
     pose = hands.pose + strength * noise * normal(16, 3)
@@ -162,7 +162,7 @@ def perturbed_vertices(model: HandModel, hands: Posed, generator: torch.Generato
 def moved_vertices(vertices: Tensor, generator: torch.Generator) -> Tensor:
     """Vertices (B, V, 3) turned about their middle and shifted, by a strength drawn for each: nobody knows the pose."""
     draws = Draws(len(vertices), generator, vertices.device)
-    strength = draws.uniform(1).sqrt()
+    strength = draws.uniform(1)
     turn = rotation_matrices(strength * TURN_NOISE * draws.normal(3))
     shift = strength * draws.normal(3) * vertices.new_tensor(SHIFT_NOISE)
     middle = vertices.mean(dim=1, keepdim=True)
