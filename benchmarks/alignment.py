@@ -66,9 +66,12 @@ class Benchmark:
         if root:
             self.photographs = read_photographs(root, range(318, 398, arguments.every), SIZE)
         self.weights = {name: digest_of(prior) for name, prior in self.priors.items()}
-        self.store = Store(
-            arguments.keep, {"images": self.images, "every": arguments.every, "bundled": self.weights["bundled"]}
-        )
+        self.store = Store(arguments.keep, {"images": self.images, "every": arguments.every})
+
+    def kept(self, name: str, *arguments: Any) -> Any:
+        """A result, see `Store.get`. Those whose name speaks of a prior belong to its weights."""
+        belongs = [weights for prior, weights in self.weights.items() if prior in name]
+        return self.store.get(" ".join([name, *belongs]), *arguments)
 
     def loss(self, prior: nn.Module) -> nn.Module:
         """By sample."""
@@ -79,13 +82,10 @@ class Benchmark:
         rows = []
         for name, prior in self.priors.items():
             for scenes in ("plain", "cluttered"):
-                key = f"prior, {name} {self.weights[name]}, {scenes}"
-                result = self.store.get(key, self._prior_on_scenes, prior, scenes)
+                result = self.kept(f"{name} prior, {scenes}", self._prior_on_scenes, prior, scenes)
                 rows += [prior_row(f"{scenes}, {what}", name, values) for what, values in result.items()]
             if self.photographs is not None:
-                result = self.store.get(
-                    f"prior, {name} {self.weights[name]}, photographs", self._prior_on_photographs, prior
-                )
+                result = self.kept(f"{name} prior, photographs", self._prior_on_photographs, prior)
                 rows += [prior_row(f"photographs, {what}", name, values) for what, values in result.items()]
         return rows
 
@@ -101,18 +101,19 @@ class Benchmark:
     def landscape_table(self, scenes: str) -> list[dict[str, Any]]:
         """Section c."""
         losses: dict[str, nn.Module] = {
-            "prior": self.loss(self.priors["bundled"]),
+            "bundled prior": self.loss(self.priors["bundled"]),
             "mean colour": self.loss(MeanColour()),
-            "plain": PlainDifference(self.renderer, self.priors["bundled"]),
-            "composited": PlainDifference(self.renderer, self.priors["bundled"], composited=True),
-            "copied": PlainDifference(self.renderer, self.priors["bundled"], copied=True),
         }
-        if scenes == "cluttered":
-            losses = {"prior": losses["prior"], "mean colour": losses["mean colour"]}
+        if scenes == "plain":
+            losses |= {
+                "plain, bundled prior": PlainDifference(self.renderer, self.priors["bundled"]),
+                "composited, bundled prior": PlainDifference(self.renderer, self.priors["bundled"], composited=True),
+                "plain, copied texture": PlainDifference(self.renderer, self.priors["bundled"], copied=True),
+            }
         chunks = images(scenes, self.images)
         results = {
             name: [
-                self.store.get(f"landscape, {scenes}, {name}, {i}", landscape, loss_fn, chunk, self.model)
+                self.kept(f"landscape, {scenes}, {name}, {i}", landscape, loss_fn, chunk, self.model)
                 for i, chunk in enumerate(chunks)
             ]
             for name, loss_fn in losses.items()
@@ -123,14 +124,14 @@ class Benchmark:
         """Section d."""
         bundled = self.loss(self.priors["bundled"])
         variants: dict[str, synthetic_fits.Extra | None] = {"keypoints only": None}
-        variants |= {f"+ loss, weight {w}": synthetic_fits.with_loss(bundled, w) for w in (1, 2, 4)}
+        variants |= {f"+ loss, bundled prior, weight {w}": synthetic_fits.with_loss(bundled, w) for w in (2, 1, 4)}
         variants["+ loss, mean colour, weight 2"] = synthetic_fits.with_loss(self.loss(MeanColour()), 2)
         variants["+ true silhouette"] = synthetic_fits.with_true_silhouette(self.renderer)
         chunks = images(scenes, self.images)
         results = {
             name: merged(
                 [
-                    self.store.get(
+                    self.kept(
                         f"refinement, {scenes}, {name}, {i}", synthetic_fits.refined, chunk, extra, self.renderer, i
                     )
                     for i, chunk in enumerate(chunks)
@@ -161,15 +162,14 @@ class Benchmark:
         frames = torch.arange(len(photographs.image)).split(FRAMES_A_CHUNK)
 
         kind = "detections" if seed is None else f"seed {seed}"
-        tuned = f" {self.weights['fine-tuned']}" if "fine-tuned" in name else ""
 
         def part(number: int) -> dict[str, list[float]]:
             chunk = photographs.select(frames[number])
-            start = self.store.get(f"start, {kind}, {number}", self._start, chunk, seed, number)
+            start = self.kept(f"start, {kind}, {number}", self._start, chunk, seed, number)
             labels, parameters = real.from_lists(start)
             return real.errors(chunk, real.fitted(chunk, labels, parameters, extra), self.renderer)
 
-        return merged([self.store.get(f"{name}{tuned}, {kind}, {i}", part, i) for i in range(len(frames))])
+        return merged([self.kept(f"{name}, {kind}, {i}", part, i) for i in range(len(frames))])
 
     def _start(self, chunk: Photographs, seed: int | None, number: int) -> dict[str, list[Any]]:
         chunk_seed = None if seed is None else 1000 * seed + number

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from datetime import date
@@ -75,14 +76,13 @@ class Store:
 
     Args:
         folder: where they are kept.
-        made_by: what all of them depend on, beside the package's source as committed; those of others are not found.
+        made_by: what all of them depend on, beside the package's modules in use; results of others are not found.
     """
 
     def __init__(self, folder: Path, made_by: dict[str, Any]) -> None:
-        source = subprocess.run(
-            ["git", "rev-parse", "HEAD:src"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-        )
-        self.folder = folder / digest(json.dumps([made_by, source.stdout.strip()]).encode())
+        modules = [module for name, module in sorted(sys.modules.items()) if name.partition(".")[0] == "texalign"]
+        source = b"".join(Path(module.__file__).read_bytes() for module in modules if module.__file__)
+        self.folder = folder / digest(json.dumps(made_by).encode() + source)
 
     def get(self, name: str, make: Callable[..., Any], *arguments: Any) -> Any:
         """The result of that name, made now, from the arguments, if it is missing."""
