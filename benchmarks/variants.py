@@ -38,9 +38,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
     "no interior": ({}, {"INTERIOR_SHARE": 0.0}),
     "all of the interior": ({}, {"INTERIOR_SHARE": 1.0}),
     "everything explained": ({}, {"unexplained": 0.0}),
-    "scale as measured": ({}, {"SCALE_FACTOR": 1.0}),
     "pyramid of 2": ({"levels": 2}, {}),
-    "pyramid of 3": ({"levels": 3}, {}),
     "weighed by certainty": ({"weigh_by_certainty": True}, {}),
     "with structure, 0.5": ({"structure_weight": 0.5}, {}),
 }
