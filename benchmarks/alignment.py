@@ -149,7 +149,9 @@ class Benchmark:
         variants |= {f"+ loss, bundled prior, weight {w}": real.with_loss(bundled, w) for w in (4, 8, 2)}
         mean = self.loss(MeanColour())
         variants |= {f"+ loss, mean colour, weight {w}": real.with_loss(mean, w) for w in (4, 2)}
-        variants["+ loss, bundled prior, groups of 4, weight 4"] = real.with_loss(bundled, 4, grouped=True)
+        for weight in (4, 8):
+            name = f"+ loss, bundled prior, groups of 4, weight {weight}"
+            variants[name] = real.with_loss(bundled, weight, grouped=True)
         if "fine-tuned" in self.priors:
             variants["+ loss, fine-tuned prior, weight 4"] = real.with_loss(self.loss(self.priors["fine-tuned"]), 4)
         noisy = {name: [self._fits(name, extra, s) for s in self.seeds] for name, extra in variants.items()}
