@@ -24,7 +24,7 @@ import texalign as ta
 from landscape import Batch, landscape, landscape_rows
 from plain_scenes import plain_scenes
 from prior import Errors, errors_in_chunks, errors_on, prior_row
-from recording import Store, digest, environment, table, write_json
+from recording import Store, comparison, digest, environment, table, write_json
 from stand_ins import MeanColour, PlainDifference
 from texalign import synthetic
 from texalign.fitting import pose_hand
@@ -139,7 +139,7 @@ class Benchmark:
             )
             for name, extra in variants.items()
         }
-        return synthetic_fits.refinement_rows(results, "keypoints only")
+        return comparison(results, "keypoints only")
 
     def real_tables(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Section e: with noisy labels, and with a detector's."""
@@ -157,7 +157,11 @@ class Benchmark:
         noisy = {name: [self._fits(name, extra, s) for s in self.seeds] for name, extra in variants.items()}
         few = ("labels only", "+ pseudo-mask silhouette", "+ loss, bundled prior, weight 4")
         detected = {name: [self._fits(name, variants[name], None)] for name in few}
-        return real.fit_rows(noisy, "labels only"), real.fit_rows(detected, "labels only")
+        noisy_rows, detected_rows = (
+            comparison({name: real.over_seeds(runs) for name, runs in results.items()}, "labels only")
+            for results in (noisy, detected)
+        )
+        return noisy_rows, detected_rows
 
     def _fits(self, name: str, extra: real.Extra | None, seed: int | None) -> dict[str, list[float]]:
         photographs = real.known(self.photographs)

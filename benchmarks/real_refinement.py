@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 import texalign as ta
 from landscape import seeded
-from recording import interval, relative_change
 from texalign.fitting import HandParameters, fit_to_joints, keypoint_objective, pose_hand, refine
 from texalign.hand import Hand, HandModel
 from texalign.metrics import mask_iou, point_error, procrustes_aligned
@@ -111,23 +110,9 @@ def true_fits(photographs: Photographs) -> HandParameters:
     return fit_to_joints(HandModel(), known(photographs.joints), 300)
 
 
-def fit_rows(results: dict[str, list[dict[str, list[float]]]], base: str) -> list[dict[str, Any]]:
-    """The table: means over frames and seeds, and the change against `base`, paired, its interval over frames."""
-    rows = []
-    for name, runs in results.items():
-        row: dict[str, Any] = {"variant": name}
-        for key in runs[0]:
-            # Seeds of one frame are no independent frames: they are averaged first.
-            mine, others = (torch.tensor([run[key] for run in results[which]]).mean(dim=0) for which in (name, base))
-            row[key] = mine.mean().item()
-            if key == "IoU":
-                change, low, high = interval(mine - others)
-                row[f"{key} change"] = f"{change:+.3f} ({low:+.3f} … {high:+.3f})"
-            else:
-                change, low, high = relative_change(mine, others)
-                row[f"{key} change"] = f"{change:+.1%} ({low:+.1%} … {high:+.1%})"
-        rows.append(row)
-    return rows
+def over_seeds(runs: list[dict[str, list[float]]]) -> dict[str, list[float]]:
+    """By frame, the mean over seeds: seeds of one frame are no independent frames."""
+    return {key: torch.tensor([run[key] for run in runs]).mean(dim=0).tolist() for key in runs[0]}
 
 
 def to_lists(labels: Tensor, fit: HandParameters) -> dict[str, list[Any]]:

@@ -71,6 +71,24 @@ def relative_change(values: torch.Tensor, base: torch.Tensor, draws: int = 4000)
     return (values.sum() / base.sum() - 1).item(), ratios.quantile(0.025).item(), ratios.quantile(0.975).item()
 
 
+def comparison(results: dict[str, dict[str, list[float]]], base: str) -> list[dict[str, Any]]:
+    """The table of several variants: means over images, and the change against `base`, paired, with its interval."""
+    rows = []
+    for name, errors in results.items():
+        row: dict[str, Any] = {"variant": name}
+        for key, values in errors.items():
+            mine, others = torch.tensor(values), torch.tensor(results[base][key])
+            row[key] = mine.mean().item()
+            if key == "IoU":
+                change, low, high = interval(mine - others)
+                row[f"{key} change"] = f"{change:+.3f} ({low:+.3f} … {high:+.3f})"
+            else:
+                change, low, high = relative_change(mine, others)
+                row[f"{key} change"] = f"{change:+.1%} ({low:+.1%} … {high:+.1%})"
+        rows.append(row)
+    return rows
+
+
 class Store:
     """Results by name, a file each: an interrupted benchmark goes on where it was, and several can share the work.
 

@@ -7,14 +7,12 @@ and translation; the shape is known.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import texalign as ta
 from landscape import Batch, seeded
-from recording import interval, relative_change
 from texalign.fitting import KnownShape, disturbed, keypoint_objective, parameters_of_pose, pose_hand, refine
 from texalign.hand import Hand
 from texalign.metrics import mask_iou, point_error
@@ -71,21 +69,3 @@ def refined(batch: Batch, extra: Extra | None, renderer: ta.TexturedHandRenderer
             "IoU": mask_iou(coverage * (1 - batch.occluder_mask), batch.mask),
         }
     return {name: values.tolist() for name, values in errors.items()}
-
-
-def refinement_rows(results: dict[str, dict[str, list[float]]], base: str) -> list[dict[str, Any]]:
-    """The table: means, and the change against `base` with its interval, paired over images."""
-    rows = []
-    for name, errors in results.items():
-        row: dict[str, Any] = {"variant": name}
-        for key, values in errors.items():
-            mine, others = torch.tensor(values), torch.tensor(results[base][key])
-            row[key] = mine.mean().item()
-            if key == "IoU":
-                change, low, high = interval(mine - others)
-                row[f"{key} change"] = f"{change:+.3f} ({low:+.3f} … {high:+.3f})"
-            else:
-                change, low, high = relative_change(mine, others)
-                row[f"{key} change"] = f"{change:+.0%} ({low:+.0%} … {high:+.0%})"
-        rows.append(row)
-    return rows

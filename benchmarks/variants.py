@@ -25,7 +25,7 @@ import texalign as ta
 from alignment import digest_of
 from landscape import Batch
 from plain_scenes import plain_scenes
-from recording import Store, environment, table, write_json
+from recording import Store, comparison, environment, table, write_json
 from stand_ins import MeanColour
 from texalign import loss, photometric, synthetic
 from texalign.photographs import read_photographs
@@ -90,11 +90,8 @@ def main() -> None:
     for name, (options, constants) in VARIANTS.items():
         loss_fn = ta.DenseTextureAlignmentLoss(renderer, encoder, reduction="none", **options)
         results[name] = store.get(f"variants, {name}", fits, loss_fn, constants)
-    tables = {
-        "plain images": synthetic_fits.refinement_rows({n: r["plain"] for n, r in results.items()}, "no loss"),
-        "cluttered images": synthetic_fits.refinement_rows({n: r["cluttered"] for n, r in results.items()}, "no loss"),
-        "photographs": real.fit_rows({n: [r["photographs"]] for n, r in results.items()}, "no loss"),
-    }
+    kinds = ("plain", "cluttered", "photographs")
+    tables = {kind: comparison({name: result[kind] for name, result in results.items()}, "no loss") for kind in kinds}
     for name, rows in tables.items():
         print(f"\n{name}\n\n{table(rows)}")
     write_json(arguments.output, {"environment": environment(), "tables": tables})
