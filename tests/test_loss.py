@@ -689,7 +689,7 @@ def test_module_life(surface, photographs):
     assert not torch.equal(other(vertices, camera, image, generator=seeded()), expected)
     other.load_state_dict(weights)
     assert torch.equal(other(vertices, camera, image, generator=seeded()), expected)
-    assert "token_count=512, max_grad=500, reduction='mean'" in repr(loss_fn)
+    assert "token_count=512, levels=1, structure_weight=0, max_grad=500, reduction='mean'" in repr(loss_fn)
 
 
 def test_deterministic(surface, photographs):
