@@ -148,7 +148,7 @@ class Benchmark:
         variants["+ pseudo-mask silhouette"] = real.with_pseudo_mask(self.renderer)
         variants |= {f"+ loss, bundled prior, weight {w}": real.with_loss(bundled, w) for w in (4, 8, 2)}
         mean = self.loss(MeanColour())
-        variants |= {f"+ loss, mean colour, weight {w}": real.with_loss(mean, w) for w in (4, 2)}
+        variants |= {f"+ loss, mean colour, weight {w}": real.with_loss(mean, w) for w in (4, 2, 8)}
         for weight in (4, 8):
             name = f"+ loss, bundled prior, groups of 4, weight {weight}"
             variants[name] = real.with_loss(bundled, weight, grouped=True)
