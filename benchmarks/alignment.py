@@ -26,6 +26,7 @@ from plain_scenes import plain_scenes
 from prior import Errors, errors_in_chunks, errors_on, prior_row
 from recording import Store, comparison, digest, environment, table, write_json
 from stand_ins import MeanColour, PlainDifference
+from synthetic_refinement import Extra, with_loss
 from texalign import synthetic
 from texalign.fitting import pose_hand
 from texalign.hand import HandModel
@@ -123,9 +124,9 @@ class Benchmark:
     def synthetic_table(self, scenes: str) -> list[dict[str, Any]]:
         """Section d."""
         bundled = self.loss(self.priors["bundled"])
-        variants: dict[str, synthetic_fits.Extra | None] = {"keypoints only": None}
-        variants |= {f"+ loss, bundled prior, weight {w}": synthetic_fits.with_loss(bundled, w) for w in (2, 1, 4)}
-        variants["+ loss, mean colour, weight 2"] = synthetic_fits.with_loss(self.loss(MeanColour()), 2)
+        variants: dict[str, Extra | None] = {"keypoints only": None}
+        variants |= {f"+ loss, bundled prior, weight {w}": with_loss(bundled, w) for w in (2, 1, 4)}
+        variants["+ loss, mean colour, weight 2"] = with_loss(self.loss(MeanColour()), 2)
         variants["+ true silhouette"] = synthetic_fits.with_true_silhouette(self.renderer)
         chunks = images(scenes, self.images)
         results = {
@@ -144,16 +145,16 @@ class Benchmark:
     def real_tables(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Section e: with noisy labels, and with a detector's."""
         bundled = self.loss(self.priors["bundled"])
-        variants: dict[str, real.Extra | None] = {"labels only": None}
+        variants: dict[str, Extra | None] = {"labels only": None}
         variants["+ pseudo-mask silhouette"] = real.with_pseudo_mask(self.renderer)
-        variants |= {f"+ loss, bundled prior, weight {w}": real.with_loss(bundled, w) for w in (4, 8, 2)}
+        variants |= {f"+ loss, bundled prior, weight {w}": with_loss(bundled, w) for w in (4, 8, 2)}
         mean = self.loss(MeanColour())
-        variants |= {f"+ loss, mean colour, weight {w}": real.with_loss(mean, w) for w in (4, 2, 8)}
+        variants |= {f"+ loss, mean colour, weight {w}": with_loss(mean, w) for w in (4, 2, 8)}
         for weight in (4, 8):
             name = f"+ loss, bundled prior, groups of 4, weight {weight}"
-            variants[name] = real.with_loss(bundled, weight, grouped=True)
+            variants[name] = with_loss(bundled, weight, real.NEIGHBOURS)
         if "fine-tuned" in self.priors:
-            variants["+ loss, fine-tuned prior, weight 4"] = real.with_loss(self.loss(self.priors["fine-tuned"]), 4)
+            variants["+ loss, fine-tuned prior, weight 4"] = with_loss(self.loss(self.priors["fine-tuned"]), 4)
         noisy = {name: [self._fits(name, extra, s) for s in self.seeds] for name, extra in variants.items()}
         few = ("labels only", "+ pseudo-mask silhouette", "+ loss, bundled prior, weight 4")
         detected = {name: [self._fits(name, variants[name], None)] for name in few}
@@ -163,7 +164,7 @@ class Benchmark:
         )
         return noisy_rows, detected_rows
 
-    def _fits(self, name: str, extra: real.Extra | None, seed: int | None) -> dict[str, list[float]]:
+    def _fits(self, name: str, extra: Extra | None, seed: int | None) -> dict[str, list[float]]:
         photographs = real.known(self.photographs)
         frames = torch.arange(len(photographs.image)).split(FRAMES_A_CHUNK)
 

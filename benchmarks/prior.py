@@ -11,18 +11,13 @@ import texalign as ta
 from landscape import Batch
 from plain_scenes import Scenes
 from recording import relative_change
+from stand_ins import mean_of
 from texalign.fitting import KnownShape, disturbed, parameters_of_pose, pose_hand
 from texalign.photographs import Photographs
 from texalign.pretrain import read_texture
 
 TOKENS, TARGETS = 384, 1024
 Errors = dict[str, dict[str, list[float]]]
-
-
-def mean_of(observations: ta.UVObservations) -> Tensor:
-    """(B, 1, 3)."""
-    weight = observations.valid[..., None]
-    return (observations.rgb * weight).sum(dim=1, keepdim=True) / weight.sum(dim=1, keepdim=True).clamp(min=1)
 
 
 def per_image(read: Tensor, mean: Tensor, rgb: Tensor, valid: Tensor) -> dict[str, list[float]]:

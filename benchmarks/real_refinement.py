@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import texalign as ta
-from landscape import seeded
+from synthetic_refinement import Extra
 from texalign.fitting import HandParameters, fit_to_joints, keypoint_objective, pose_hand, refine
 from texalign.hand import Hand, HandModel
 from texalign.metrics import mask_iou, point_error, procrustes_aligned
@@ -25,7 +25,6 @@ STEPS, RATE, KEYPOINT_SCALE, SILHOUETTE_WEIGHT = 80, 0.02, 4.0, 8.0
 LABEL_NOISE, OUTLIER, OUTLIER_SHARE, POSE_NOISE = 3.0, 10.0, 0.1, 0.15
 # Frames that share a texture in the multi-frame variant: neighbours in the video.
 NEIGHBOURS = 4
-Extra = Callable[[Photographs], Callable[[Hand], Tensor]]
 Value = TypeVar("Value")
 
 
@@ -44,17 +43,6 @@ def turned(fit: HandParameters, generator: torch.Generator) -> HandParameters:
     angles = fit.angles + POSE_NOISE * axes * torch.randn(fit.angles.shape, generator=generator)
     orientation = fit.orientation + POSE_NOISE * torch.randn(fit.orientation.shape, generator=generator)
     return HandParameters(angles, orientation, fit.translation, torch.zeros_like(fit.shape))
-
-
-def with_loss(loss_fn: nn.Module, weight: float, grouped: bool = False) -> Extra:
-    """The loss by sample, as something to add; `grouped`: neighbouring frames share a texture."""
-
-    def of(photographs: Photographs) -> Callable[[Hand], Tensor]:
-        generator, camera, image = seeded(), photographs.camera, photographs.image
-        group = {"group": torch.arange(len(image)) // NEIGHBOURS} if grouped else {}
-        return lambda hand: weight * loss_fn(hand.vertices, camera, image, generator=generator, **group)
-
-    return of
 
 
 def with_pseudo_mask(renderer: ta.TexturedHandRenderer) -> Extra:

@@ -8,14 +8,18 @@ from torch import Tensor, nn
 import texalign as ta
 
 
+def mean_of(observations: ta.UVObservations) -> Tensor:
+    """(B, 1, 3)."""
+    weight = observations.valid[..., None]
+    return (observations.rgb * weight).sum(dim=1, keepdim=True) / weight.sum(dim=1, keepdim=True).clamp(min=1)
+
+
 class MeanColour(nn.Module):
     """In the prior's place: one colour, the mean of what is seen."""
 
-    def forward(self, observations: ta.UVObservations, group: Tensor | None = None) -> Tensor:
+    def forward(self, observations: ta.UVObservations) -> Tensor:
         """(B, 3, 8, 8)."""
-        total = observations.valid.sum(dim=1, keepdim=True).clamp(min=1)
-        mean = (observations.rgb * observations.valid[..., None]).sum(dim=1) / total
-        return mean[:, :, None, None].expand(-1, -1, 8, 8)
+        return mean_of(observations)[:, 0, :, None, None].expand(-1, -1, 8, 8)
 
 
 class PlainDifference(nn.Module):

@@ -7,6 +7,7 @@ and translation; the shape is known.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,17 +17,19 @@ from landscape import Batch, seeded
 from texalign.fitting import KnownShape, disturbed, keypoint_objective, parameters_of_pose, pose_hand, refine
 from texalign.hand import Hand
 from texalign.metrics import mask_iou, point_error
+from texalign.photographs import Photographs
 
 STEPS, RATE, NOISE, KEYPOINT_SCALE = 50, 0.01, 2.0, 8.0
-Extra = Callable[[Batch], Callable[[Hand], Tensor]]
+Extra = Callable[[Any], Callable[[Hand], Tensor]]
 
 
-def with_loss(loss_fn: nn.Module, weight: float) -> Extra:
-    """The loss by sample, as something to add."""
+def with_loss(loss_fn: nn.Module, weight: float, neighbours: int = 1) -> Extra:
+    """The loss by sample, as something to add to fits of images or photographs; `neighbours` share a texture."""
 
-    def of(batch: Batch) -> Callable[[Hand], Tensor]:
-        generator = seeded()
-        return lambda hand: weight * loss_fn(hand.vertices, batch.camera, batch.image, generator=generator)
+    def of(batch: Batch | Photographs) -> Callable[[Hand], Tensor]:
+        generator, camera, image = seeded(), batch.camera, batch.image
+        group = {} if neighbours == 1 else {"group": torch.arange(len(image)) // neighbours}
+        return lambda hand: weight * loss_fn(hand.vertices, camera, image, generator=generator, **group)
 
     return of
 

@@ -79,7 +79,7 @@ def main() -> None:
     def fits(loss_fn: torch.nn.Module | None, constants: dict[str, float]) -> dict[str, dict[str, list[float]]]:
         with changed(constants):
             drawn = None if loss_fn is None else synthetic_fits.with_loss(loss_fn, SYNTHETIC_WEIGHT)
-            taken = None if loss_fn is None else real.with_loss(loss_fn, REAL_WEIGHT)
+            taken = None if loss_fn is None else synthetic_fits.with_loss(loss_fn, REAL_WEIGHT)
             result = {name: synthetic_fits.refined(batch, drawn, renderer, 0) for name, batch in scenes.items()}
             end = real.fitted(photographs, labels, start, taken)
             return {**result, "photographs": real.errors(photographs, end, renderer)}

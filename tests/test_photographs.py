@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
 import prior
 import real_refinement as real
+from synthetic_refinement import with_loss
 from texalign.fitting import pose_hand
 from texalign.photographs import read_photographs
 
@@ -58,7 +59,7 @@ def test_the_loss_pulls_hands_over_their_pixels(fitted, renderer):
         {key: sum(values) / len(values) for key, values in real.errors(photographs, end, renderer).items()}
         for end in (
             real.fitted(photographs, labels, start, None),
-            real.fitted(photographs, labels, start, real.with_loss(loss_fn, 4)),
+            real.fitted(photographs, labels, start, with_loss(loss_fn, 4)),
         )
     )
     assert together["IoU"] > alone["IoU"] + 0.03

@@ -17,13 +17,11 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
 from texalign.camera import PinholeCamera
-from texalign.hand import POSE_KINDS, HandModel, sample_pose
+from texalign.hand import FINGERS_UP, POSE_KINDS, HandModel, sample_pose
 from texalign.renderer import TexturedHandRenderer
 from texalign.surface import HandSurface
 from texalign.viz import contact_sheet, overlay, save_png, shade, skin_texture, uv_checker
 
-# Fingers (-x) up (-y), palm (-y) towards the camera (-z), thumb (+z) to the right (+x).
-_UPRIGHT = ((0.0, 0.0, 1.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
 _DISTANCE = 0.6  # metres from the camera
 _FAIR, _DEEP = 0.12, 0.85  # skin tones
 
@@ -59,7 +57,7 @@ class Studio:
         """
         cosine, sine = math.cos(math.radians(around)), math.sin(math.radians(around))
         turn = poses.new_tensor([[cosine, 0.0, sine], [0.0, 1.0, 0.0], [-sine, 0.0, cosine]])
-        upright = HandModel().to(poses.device)(poses).vertices @ poses.new_tensor(_UPRIGHT).T
+        upright = HandModel().to(poses.device)(poses).vertices @ poses.new_tensor(FINGERS_UP).T
         vertices = upright @ turn.T
         if not is_right:
             vertices = vertices * vertices.new_tensor([-1.0, 1.0, 1.0])

@@ -9,7 +9,7 @@ from torch import Tensor
 from texalign._draws import Draws, per_sample
 from texalign._rotations import rotation_matrices, rotation_vectors
 from texalign.camera import PinholeCamera
-from texalign.hand import HandModel, sample_pose
+from texalign.hand import FINGERS_UP, HandModel, sample_pose
 
 VIEWS = ("palm", "back", "side", "fist")
 
@@ -48,12 +48,10 @@ def _orientation(draws: Draws, view: Tensor) -> Tensor:
     upright = draws.chance(0.65)
     roll = upright * 0.5 * draws.normal() + (1 - upright) * draws.uniform(low=-torch.pi, high=torch.pi)
     zero = torch.zeros_like(around)
-    # Fingers (-x) up (-y), palm (-y) towards the camera (-z), thumb (+z) to the right (+x).
-    fingers_up = around.new_tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
     turn = rotation_matrices(torch.stack([zero, around, zero], dim=1))
     tilt = rotation_matrices(torch.stack([lean, zero, zero], dim=1))
     in_image = rotation_matrices(torch.stack([zero, zero, roll], dim=1))
-    return in_image @ tilt @ turn @ fingers_up
+    return in_image @ tilt @ turn @ around.new_tensor(FINGERS_UP)
 
 
 def place_hands(draws: Draws, person: Draws, size: int) -> Placed:

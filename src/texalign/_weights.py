@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from importlib.resources import as_file
 from importlib.resources import files as resource_files
@@ -16,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from texalign._checks import expect
+from texalign._files import write_whole
 
 WHO = "UVTextureEncoder"
 FORMAT = "texalign.UVTextureEncoder/1"
@@ -32,8 +31,8 @@ def save(path: Path, weights: Mapping[str, Tensor], config: Mapping[str, Any]) -
     data = to_bytes({name: value.detach().cpu().contiguous() for name, value in weights.items()})
     text = json.dumps({"format": FORMAT, "sha256": hashlib.sha256(data).hexdigest(), **config}, indent=1)
     weights_path.parent.mkdir(parents=True, exist_ok=True)
-    _write_whole(weights_path, data)
-    _write_whole(config_path, (text + "\n").encode())
+    write_whole(weights_path, lambda partial: partial.write_bytes(data))
+    write_whole(config_path, lambda partial: partial.write_text(text + "\n", encoding="utf-8"))
 
 
 @contextlib.contextmanager
@@ -107,18 +106,3 @@ def _pair(path: Path) -> tuple[Path, Path]:
     if path.suffix != ".safetensors":
         return path / "model.safetensors", path / "config.json"
     return path, path.with_name("config.json") if path.name == "model.safetensors" else path.with_suffix(".json")
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    """Write beside the target, then replace it: a reader, or a kill, meets the old file or the new one."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

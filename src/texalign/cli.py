@@ -148,7 +148,7 @@ def _frames(text: str) -> range:
 def _demo(options: argparse.Namespace) -> int:
     import torch
 
-    from texalign.demo import ALONE, FARTHEST, START, TOGETHER, VISIBLE, run
+    from texalign.demo import ALONE, FARTHEST, KEYPOINT_NOISE, START, TOGETHER, VISIBLE, run
 
     # Tensors are small: where there is other work, more threads only wait for each other, at many times the cost.
     torch.set_num_threads(1)
@@ -160,7 +160,8 @@ def _demo(options: argparse.Namespace) -> int:
         return MISUSED
     count, size = len(summary.hands), summary.hands.image.shape[-1]
     if images is None:
-        told = f"{count} unseen synthetic hands of known shape, {size} px, keypoints with {size / 64:g} px of noise"
+        noise = f"keypoints with {KEYPOINT_NOISE * size:g} px of noise"
+        told = f"{count} unseen synthetic hands of known shape, {size} px, {noise}"
     else:
         told = f"{count} photographs of {images}, {size} px; the start is a fit to their keypoints"
     print(f"{told}; {summary.steps} steps each.")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from texalign._checks import expect
+from texalign._files import write_whole
 from texalign.fitting import HandParameters, fit_to_keypoints, pose_hand
 from texalign.hand import HandModel
 from texalign.photographs import Photographs
@@ -130,9 +131,13 @@ def _write_fits(path: Path, parameters: HandParameters, fingerprint: str) -> Non
     arrays = {"photographs": np.array(fingerprint)}
     arrays |= {name: tensor.cpu().numpy() for name, tensor in zip(_names(), parameters.tensors())}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".tmp").open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
-    path.with_suffix(".tmp").replace(path)
+
+    def write(partial: Path) -> None:
+        # Given a name, numpy would add its own suffix.
+        with partial.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+
+    write_whole(path, write)
 
 
 def _read_fits(path: Path, fingerprint: str, count: int, device: torch.device) -> HandParameters:

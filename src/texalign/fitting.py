@@ -11,7 +11,7 @@ from torch import Tensor
 from texalign._checks import expect, expect_floating, expect_tensor
 from texalign._rotations import best_rotation, rotation_matrices, rotation_vectors
 from texalign.camera import PinholeCamera
-from texalign.hand import Hand, HandModel
+from texalign.hand import FINGERS_UP, Hand, HandModel
 
 # Shape parameters that are fitted: size and the five finger lengths. Keypoints say nothing about the others.
 FITTED_SHAPE = (0, 2, 3, 4, 5, 6)
@@ -209,8 +209,7 @@ def _turns(like: Tensor) -> Tensor:
     """(72, 3, 3): twelve turns in the image of palm, back, both sides, and palm and back leaning to the camera."""
     step = torch.pi / 6
     zero, quarter, half = 0.0, torch.pi / 2, torch.pi
-    # Fingers (-x) up (-y), palm (-y) towards the camera (-z), thumb (+z) to the right (+x).
-    fingers_up = like.new_tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    fingers_up = like.new_tensor(FINGERS_UP)
     sides = [(zero, zero), (zero, half), (zero, quarter), (zero, -quarter), (0.7, zero), (0.7, half)]
     turns = []
     for lean, around in sides:

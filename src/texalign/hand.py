@@ -17,6 +17,8 @@ from texalign._checks import expect, expect_floating, expect_same_device, expect
 from texalign._rotations import rotation_matrices, rotation_vectors
 from texalign.mano import write_mano_fields
 
+# Turns the rest pose so that fingers (-x) point up (-y), the palm (-y) to the camera (-z), the thumb (+z) right (+x).
+FINGERS_UP = ((0.0, 0.0, 1.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
 # The 16 joints of a pose, in MANO's order.
 POSE_JOINT_NAMES = (
     "wrist",

@@ -8,6 +8,7 @@ import math
 import pickle
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.nn import functional
 from texalign import synthetic
 from texalign._checks import expect
 from texalign._examples import VIEWS, joined, perturbed_vertices, photographed_examples, synthetic_examples
+from texalign._files import write_whole
 from texalign._provenance import trained_on, versions
 from texalign.encoder import UVTextureEncoder
 from texalign.fitted_photographs import FittedPhotographs
@@ -105,13 +107,18 @@ def forget_some(observations: UVObservations, share: float, generator: torch.Gen
     return UVObservations(uv, observations.rgb, observations.valid & kept)
 
 
+def partners(count: int, device: torch.device) -> Tensor:
+    """(B,) int64: for each image the row of its pair's other image."""
+    return torch.arange(count, device=device).view(-1, VIEWS).flip(1).flatten()
+
+
 def with_other_view(targets: UVObservations, hand: Tensor) -> tuple[UVObservations, Tensor]:
     """Every sample's targets followed by those of its pair's other image, and what each counts (B, 2 N).
 
     The other image counts only where both show the same `hand` (B,).
     """
     where = targets.valid.device
-    partner = torch.arange(len(targets.valid), device=where).view(-1, VIEWS).flip(1).flatten()
+    partner = partners(len(targets.valid), where)
     hand = hand.to(where)
 
     def beside(values: Tensor) -> Tensor:
@@ -166,7 +173,7 @@ def evaluate(encoder: UVTextureEncoder, settings: PretrainSettings, count: int =
     renderer = TexturedHandRenderer(surface, settings.image_size)
     sums = {f"{name}_{by}": 0.0 for name in ("visible", "misaligned", "hidden") for by in ("prior", "mean", "weight")}
     encoder.eval()
-    partner = torch.arange(settings.batch_size, device=device).view(-1, VIEWS).flip(1).flatten()
+    partner = partners(settings.batch_size, device)
     for chunk in range(math.ceil(count / settings.batch_size)):
         generator = step_generator(settings.seed + 7919, chunk, device)
         with torch.no_grad():
@@ -277,8 +284,8 @@ def pretrain(
         if step % checkpoint_every == 0 or step == settings.steps:
             spent = hours + (time.time() - began) / 3600
             weights = {"encoder": encoder.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
-            torch.save({**fixed, **weights, "step": step, "hours": spent}, checkpoint.with_suffix(".tmp"))
-            checkpoint.with_suffix(".tmp").replace(checkpoint)
+            state = {**fixed, **weights, "step": step, "hours": spent}
+            write_whole(checkpoint, partial(torch.save, state))
             line: dict[str, Any] = {"step": step, "hours": round(spent, 4), **numbers}
             if step % (HELD_OUT_EVERY * checkpoint_every) == 0:
                 averaged = copy.deepcopy(encoder)

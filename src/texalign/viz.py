@@ -1,18 +1,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, grid_sample, interpolate, max_pool2d, normalize
+from torch.nn.functional import avg_pool2d, grid_sample, interpolate, normalize
 
 from texalign._checks import expect, expect_floating
+from texalign._files import write_whole
 from texalign.camera import PinholeCamera
 from texalign.hand import TIP_VERTICES, HandModel
+from texalign.photometric import dilate
 from texalign.renderer import Rendering, TexturedHandRenderer
 from texalign.surface import HandSurface, vertex_normals
 
@@ -48,7 +50,7 @@ def save_png(path: str | os.PathLike[str], image: Tensor) -> Path:
     """Write an image (3, H, W) in [0, 1]; the file appears whole or not at all. Needs pillow. Returns the path."""
     expect_floating(image, "save_png", "image", (3, "H", "W"))
     picture = _pillow()[0].fromarray(to_uint8(image))
-    return _write_whole(path, lambda partial: picture.save(partial, format="PNG", optimize=True))
+    return write_whole(path, lambda partial: picture.save(partial, format="PNG", optimize=True))
 
 
 def save_gif(path: str | os.PathLike[str], frames: Tensor, milliseconds: Sequence[int]) -> Path:
@@ -75,18 +77,7 @@ def save_gif(path: str | os.PathLike[str], frames: Tensor, milliseconds: Sequenc
     palette = both.quantize(256)
     first, *others = (picture.quantize(palette=palette, dither=image_module.Dither.NONE) for picture in pictures)
     options = {"append_images": others, "duration": list(milliseconds), "loop": 0, "disposal": 1}
-    return _write_whole(path, lambda partial: first.save(partial, format="GIF", save_all=True, **options))
-
-
-def _write_whole(path: str | os.PathLike[str], write: Callable[[Path], Any]) -> Path:
-    target = Path(path)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        write(partial)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
-    return target
+    return write_whole(path, lambda partial: first.save(partial, format="GIF", save_all=True, **options))
 
 
 def overlay(image: Tensor, rendering: Rendering, alpha: float = 1.0) -> Tensor:
@@ -119,8 +110,8 @@ def outline(image: Tensor, coverage: Tensor, colour: Sequence[float] = (0.1, 1.0
     expect_floating(coverage, "outline", "coverage", (len(image), 1, *image.shape[2:]))
     expect(width > 0, "outline", "width > 0", width)
     inside = (coverage.detach() > 0.5).to(image.dtype)
-    reach = _grown(inside, width)
-    rim = _grown(reach, 1) - (1 - _grown(1 - inside, 1))
+    reach = dilate(inside, width)
+    rim = dilate(reach, 1) - (1 - dilate(1 - inside, 1))
     line = reach - inside
     image = image * (1 - 0.6 * rim)
     return torch.where(line > 0.5, image.new_tensor(colour)[:, None, None], image)
@@ -350,12 +341,6 @@ def _texels(surface: HandSurface, texture_size: int) -> tuple[Tensor, Any]:
     inside = texels.face_index >= 0
     corners, barycentric = surface.faces[texels.face_index[inside]], texels.barycentric[inside]
     return inside, lambda values: (values[:, corners] * barycentric[..., None]).sum(2)
-
-
-def _grown(region: Tensor, by: int) -> Tensor:
-    """A region (B, 1, H, W) of ones, so many pixels larger on all sides."""
-    wide = max_pool2d(region, (1, 2 * by + 1), 1, (0, by))
-    return max_pool2d(wide, (2 * by + 1, 1), 1, (by, 0))
 
 
 def _bump(distance: Tensor, width: float) -> Tensor:
