@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from texalign._checks import expect, expect_floating
+from texalign.camera import PinholeCamera
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class LossInputs(NamedTuple):
+    """What the loss is called with, in its order: ``loss_fn(*inputs)``.
+
+    Attributes:
+        vertices: (B, V, 3) float, metres, camera frame; carries the network's gradient.
+        camera: B cameras, in pixels of `image`.
+        image: (B, 3, H, W) float RGB in [0, 1].
+        mask: (B, 1, H, W) in [0, 1], 1 = visible hand skin, or None.
+        valid: (B, 1, H, W) in [0, 1], 0 = padding, where no camera ever looked, or None.
+    """
+
+    vertices: Tensor
+    camera: PinholeCamera
+    image: Tensor
+    mask: Tensor | None = None
+    valid: Tensor | None = None
+
+
+def unnormalised(image: Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> Tensor:
+    """A network's input image back as RGB in [0, 1]: image · std + mean, clamped, detached, float32.
+
+    Args:
+        image: (B, 3, H, W) float, as the network takes it: (RGB − mean) / std.
+        mean: by channel, of RGB in [0, 1]; the default is ImageNet's, (0.5, 0.5, 0.5) is that of (x − 0.5) / 0.5.
+        std: by channel, as mean.
+
+    Raises:
+        ValueError: another shape or dtype, or not three values in mean and std.
+    """
+    expect_floating(image, "unnormalised", "image", ("B", 3, "H", "W"))
+    expect(len(mean) == 3 and len(std) == 3, "unnormalised", "three values in mean and std", (mean, std))
+    image = image.detach().float()
+    return (image * image.new_tensor(std)[:, None, None] + image.new_tensor(mean)[:, None, None]).clamp(0, 1)
