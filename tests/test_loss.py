@@ -431,8 +431,9 @@ def test_a_left_sample_is_the_mirror_image_of_a_right_one(surface, photographs, 
     vertices, camera, image = photographs(2, 48)
     camera = ta.PinholeCamera(camera.focal, camera.principal + torch.tensor([3.0, 1.0]))
     mask = (torch.rand(2, 1, 48, 48, generator=seeded()) > 0.3).float()
+    valid = (torch.arange(48) < 30).float().expand(2, 1, 48, 48)
     loss_fn = loss_of(surface, prior=encoder(surface), reduction="none", **extras)
-    value, gradient = gradient_of(loss_fn, vertices, camera, image, mask, generator=seeded())
+    value, gradient = gradient_of(loss_fn, vertices, camera, image, mask, valid, generator=seeded())
     # The second sample as a left hand; the first stays.
     mirrored = camera.mirrored(48)
     mixed = ta.PinholeCamera(camera.focal, torch.stack([camera.principal[0], mirrored.principal[1]]))
@@ -441,9 +442,11 @@ def test_a_left_sample_is_the_mirror_image_of_a_right_one(surface, photographs, 
         "vertices": torch.stack([vertices[0], vertices[1] * MIRROR]),
         "image": torch.stack([image[0], image[1].flip(-1)]),
         "mask": torch.stack([mask[0], mask[1].flip(-1)]),
+        "valid": torch.stack([valid[0], valid[1].flip(-1)]),
     }
+    pictures = sides["image"], sides["mask"], sides["valid"]
     left_value, left_gradient = gradient_of(
-        loss_fn, sides["vertices"], mixed, sides["image"], sides["mask"], is_right=sides["is_right"], generator=seeded()
+        loss_fn, sides["vertices"], mixed, *pictures, is_right=sides["is_right"], generator=seeded()
     )
     torch.testing.assert_close(left_value, value)
     torch.testing.assert_close(left_gradient[0], gradient[0], atol=1e-3, rtol=1e-3)
@@ -457,8 +460,13 @@ def test_all_right_is_the_default_and_mirroring_twice_is_nothing(surface, photog
     right = torch.ones(2, dtype=torch.bool)
     plain = loss_fn(vertices, camera, image, generator=seeded())
     assert torch.equal(loss_fn(vertices, camera, image, is_right=right, generator=seeded()), plain)
-    once = mirror_left(vertices, camera, image, None, ~right)
-    assert torch.equal(once[0], vertices * MIRROR) and torch.equal(once[2], image.flip(-1)) and once[3] is None
+    once = mirror_left(vertices, camera, image, None, None, ~right)
+    assert (
+        torch.equal(once[0], vertices * MIRROR)
+        and torch.equal(once[2], image.flip(-1))
+        and once[3] is None
+        and once[4] is None
+    )
     twice = mirror_left(*once, ~right)
     assert torch.equal(twice[0], vertices) and torch.equal(twice[2], image)
     torch.testing.assert_close(twice[1].principal, camera.principal)
@@ -475,6 +483,55 @@ def test_skin_never_repels_and_what_is_not_skin_never_attracts(surface, photogra
     _, masked = loss_fn(vertices, camera, image, mask, return_details=True)
     assert (masked.evidence[..., :24] <= 0).all() and (masked.evidence[..., :24] < -1).any()
     assert (masked.evidence[..., 24:] >= 0).all() and (masked.evidence[..., 24:] > 1).any()
+
+
+def test_a_mask_of_ones_is_no_segmentation(surface, photographs):
+    """What loaders put where they have none; beside a sample that has one, and when only padding is cut out of it."""
+    vertices, camera, image = photographs(2)
+    vertices = vertices + torch.tensor([pixels_to_metres(camera, 3), 0.0, 0.0])
+    loss_fn = loss_of(surface, prior=Fixed(PLAIN), reduction="none")
+    plain, plain_gradient = gradient_of(loss_fn, vertices, camera, image)
+    mask = torch.ones(2, 1, 48, 48)
+    mask[0, :, :, :24] = 0
+    masked, gradient = gradient_of(loss_fn, vertices, camera, image, mask)
+    assert masked[1] == plain[1] and torch.equal(gradient[1], plain_gradient[1])
+    assert (masked[0] - plain[0]).abs() > 0.1
+    valid = (torch.arange(48) >= 6).float().expand(2, 1, 48, 48)
+    padded = gradient_of(loss_fn, vertices, camera, image, valid.clone(), valid)
+    unknown = gradient_of(loss_fn, vertices, camera, image, None, valid)
+    assert torch.equal(padded[0], unknown[0]) and torch.equal(padded[1], unknown[1])
+
+
+def test_padding_is_neither_hand_nor_background(surface, photographs):
+    """A crop that cuts a hand: what lies in the padding changes nothing, and the hand is not pushed out of it."""
+    vertices, camera, image = photographs(2)
+    cut = float(camera.project(vertices)[..., 0].mean())
+    valid = (torch.arange(48) + 0.5 < cut).float().expand(2, 1, 48, 48)
+    loss_fn = loss_of(surface)
+    results = []
+    for filling in (torch.zeros(3), torch.tensor([0.1, 0.9, 0.1]), SKIN):
+        padded = torch.where(valid > 0, image, filling[:, None, None])
+        value, gradient = gradient_of(loss_fn, vertices, camera, padded, None, valid, generator=seeded())
+        seen = loss_fn.encoder.seen
+        assert seen.valid.any(dim=1).all() and (seen.rgb[seen.valid] - SKIN).abs().max() < 0.25
+        results.append((value, gradient))
+    for value, gradient in results[1:]:
+        assert torch.equal(value, results[0][0]) and torch.equal(gradient, results[0][1])
+    _, details = loss_fn(vertices, camera, padded, None, valid, return_details=True)
+    assert (details.evidence * (1 - valid) == 0).all() and (details.evidence * valid < -1).any()
+    outside = (camera.project(vertices)[..., 0] > cut + 2)[..., None].expand(-1, -1, 3)
+    assert (results[0][1][outside] == 0).all() and results[0][1].abs().max() > 0.1
+    black = torch.where(valid > 0, image, 0)
+    _, unaware = gradient_of(loss_fn, vertices, camera, black, generator=seeded())
+    assert unaware[outside].abs().max() > 0.1  # without it, black borders push the hand away
+
+
+def test_a_hand_all_in_the_padding_is_skipped(surface, photographs):
+    vertices, camera, image = photographs(2)
+    valid = torch.ones(2, 1, 48, 48)
+    valid[1] = 0
+    _, details = loss_of(surface)(vertices, camera, image, None, valid, return_details=True)
+    assert details.skipped.tolist() == [False, True]
 
 
 @pytest.fixture(scope="module")
@@ -783,11 +840,13 @@ def test_an_image_that_is_not_finite_harms_only_its_own_sample(surface, photogra
 
 
 @EXTRAS
-def test_a_mask_that_is_not_finite_harms_only_its_own_sample(surface, photographs, extras):
+@pytest.mark.parametrize("name", ["mask", "valid"])
+def test_a_mask_that_is_not_finite_harms_only_its_own_sample(surface, photographs, extras, name):
     vertices, camera, image = photographs(2)
     mask = torch.ones(2, 1, 48, 48)
     mask[1, 0, 20:28, 20:28] = torch.nan
-    values, gradient = gradient_of(loss_of(surface, reduction="none", **extras), vertices, camera, image, mask)
+    loss_fn = loss_of(surface, reduction="none", **extras)
+    values, gradient = gradient_of(loss_fn, vertices, camera, image, **{name: mask})
     assert torch.isfinite(values).all() and torch.isfinite(gradient).all()
     assert values[0] < -1 and gradient[0].abs().max() > 0
 
@@ -908,6 +967,7 @@ WHO = "DenseTextureAlignmentLoss"
         ),
         (dict(mask=torch.zeros(2, 1, 16, 16)), ValueError, r"mask \(2, 1, 32, 32\), got \(2, 1, 16, 16\)"),
         (dict(mask=torch.zeros(2, 32, 32)), ValueError, r"mask \(2, 1, 32, 32\), got \(2, 32, 32\)"),
+        (dict(valid=torch.zeros(2, 32, 32)), ValueError, r"valid \(2, 1, 32, 32\), got \(2, 32, 32\)"),
         (dict(image=torch.zeros(2, 3, 32, 32, device="meta")), ValueError, "expected image on the device of vertices"),
         (dict(is_right=torch.ones(2)), ValueError, r"is_right \(2,\) bool, got \(2,\) torch.float32"),
         (dict(is_right=torch.ones(2, dtype=torch.int64)), ValueError, r"is_right \(2,\) bool, got \(2,\) torch.int64"),
@@ -986,10 +1046,11 @@ def test_validate_names_the_sample_of_a_vertex_that_is_no_number(surface, photog
 
 
 @pytest.mark.parametrize("value", [255.0, -1.0, torch.nan])
-def test_validate_looks_at_the_mask(surface, photographs, value):
+@pytest.mark.parametrize("name", ["mask", "valid"])
+def test_validate_looks_at_the_mask(surface, photographs, value, name):
     vertices, camera, image = photographs(2, 32)
     mask = torch.zeros(2, 1, 32, 32)
-    loss_of(surface, 32, validate=True)(vertices, camera, image, mask)
+    loss_of(surface, 32, validate=True)(vertices, camera, image, **{name: mask})
     mask[1, 0, 8:20] = value
-    with pytest.raises(ValueError, match=r"mask in \[0, 1\]"):
-        loss_of(surface, 32, validate=True)(vertices, camera, image, mask)
+    with pytest.raises(ValueError, match=name + r" in \[0, 1\]"):
+        loss_of(surface, 32, validate=True)(vertices, camera, image, **{name: mask})

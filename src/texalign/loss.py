@@ -136,6 +136,7 @@ class DenseTextureAlignmentLoss(nn.Module):
         camera: PinholeCamera,
         image: Tensor,
         mask: Tensor | None = None,
+        valid: Tensor | None = None,
         *,
         is_right: Tensor | None = None,
         group: Tensor | None = None,
@@ -150,9 +151,11 @@ class DenseTextureAlignmentLoss(nn.Module):
             image: (B, 3, H, W) float RGB in [0, 1], of the renderer's size. No gradient.
             mask: (B, 1, H, W) in [0, 1] or None: 1 = visible hand skin. Skin is never pushed away from, and what is
                 not skin never attracts; but it may be an occluder, so a hand may lie under it where its colours are
-                not the background's.
+                not the background's. A sample whose mask is 1 all over has no segmentation, as if mask were None.
+            valid: (B, 1, H, W) in [0, 1] or None: 0 where the image shows nothing, such as a crop's padding. Nothing
+                is observed or concluded there, so a hand may reach into it.
             is_right: (B,) bool, None = all right. Left samples (left-hand vertices on an image of a left hand) are
-                mirrored into the right hand's atlas: vertices, principal point, image and mask.
+                mirrored into the right hand's atlas: vertices, principal point, image, mask and valid.
             group: (B,) integer ids, given to the encoder: images with the same id share one texture.
             generator: for the draw of observations, of the vertices' device.
             return_details: also return `LossDetails`.
@@ -165,7 +168,7 @@ class DenseTextureAlignmentLoss(nn.Module):
             ValueError: a shape, dtype, device or size that does not fit; under ``validate=True`` also values.
         """
         who = "DenseTextureAlignmentLoss"
-        batch = self.renderer._check(vertices, camera, image, mask, who)
+        batch = self.renderer._check(vertices, camera, image, mask, valid, who)
         if is_right is not None:
             expect_same_device(who, vertices=vertices, is_right=expect_tensor(is_right, who, "is_right"))
             fits = tuple(is_right.shape) == (batch,) and is_right.dtype == torch.bool
@@ -173,16 +176,18 @@ class DenseTextureAlignmentLoss(nn.Module):
         if self.validate:
             check_values(vertices, camera, who)
             _check_image(image, who)
-            if mask is not None:
-                _check_range("mask", mask, who)
+            for name, values in (("mask", mask), ("valid", valid)):
+                if values is not None:
+                    _check_range(name, values, who)
         dtype = vertices.dtype
         with torch.autocast(vertices.device.type, enabled=False):
             vertices = vertices.float()
             camera, image = camera.to(dtype=torch.float32), image.detach().float()
             mask = None if mask is None else mask.detach().float()
+            valid = None if valid is None else valid.detach().float()
             if is_right is not None:
-                vertices, camera, image, mask = mirror_left(vertices, camera, image, mask, is_right)
-        details = self._compare(vertices, camera, image, mask, group, generator)
+                vertices, camera, image, mask, valid = mirror_left(vertices, camera, image, mask, valid, is_right)
+        details = self._compare(vertices, camera, image, mask, valid, group, generator)
         kept = (~details.skipped).sum().clamp(min=1)
         total = details.per_sample
         if self.reduction != "none":
@@ -197,6 +202,7 @@ class DenseTextureAlignmentLoss(nn.Module):
         camera: PinholeCamera,
         image: Tensor,
         mask: Tensor | None,
+        valid: Tensor | None,
         group: Tensor | None,
         generator: torch.Generator | None,
     ) -> LossDetails:
@@ -206,10 +212,17 @@ class DenseTextureAlignmentLoss(nn.Module):
         if mask is not None:
             mask, unreadable_mask = _finite(mask)
             unreadable = unreadable | unreadable_mask
+        observed = mask
+        if valid is not None:
+            valid, unreadable_valid = _finite(valid)
+            unreadable = unreadable | unreadable_valid
+            observed = valid if mask is None else mask * valid
+            # Padding is no proof of anything: whatever the mask says there, it does not speak against skin.
+            mask = None if mask is None else 1 - (1 - mask) * valid
         with torch.autocast(vertices.device.type, enabled=False):
             scene = self.renderer._scene(vertices, camera)
             with torch.no_grad():
-                observations = self.renderer._observe(scene, image, mask, self.token_count, generator)
+                observations = self.renderer._observe(scene, image, observed, self.token_count, generator)
         with torch.set_grad_enabled(self.train_texture and torch.is_grad_enabled()):
             options = {} if group is None else {"group": group}
             if self.weigh_by_certainty:
@@ -221,6 +234,7 @@ class DenseTextureAlignmentLoss(nn.Module):
             rendering = self.renderer._draw(scene, texture)
             with torch.no_grad():
                 care = self._care(scene.points, image.shape[2:])
+                care = care if valid is None else care * valid
                 if log_variance is not None:
                     drawn = self.renderer._draw(scene, log_variance.float().expand(-1, 3, -1, -1)).image[:, :1]
                     log_variance = photometric.extend_colours(drawn, rendering.coverage, carried(image))
@@ -281,7 +295,7 @@ def region_competition(
         coverage: (B, 1, H, W), differentiable.
         image: (B, 3, H, W), detached.
         care: (B, 1, H, W), 0 where nothing may be concluded.
-        mask: (B, 1, H, W) or None.
+        mask: (B, 1, H, W) or None. Of a sample where it is 1 all over, nothing is known.
         log_variance: (B, 1, H, W) of the hand's colours: scales follow it, relative to its mean over the hand; or None.
         structure_weight: of the mean dissimilarity of structure over the known pixels.
     """
@@ -314,7 +328,8 @@ def region_competition(
     if mask is not None:
         # Not skin: background pushes away as far as it looks like background; an occluder says nothing.
         elsewhere = (-background).clamp(0, EVIDENCE_LIMIT)
-        evidence = mask * evidence.clamp(max=0) + (1 - mask) * elsewhere
+        segmented = (1 - mask).sum(dim=(1, 2, 3), keepdim=True) >= MINIMUM_PIXELS
+        evidence = torch.where(segmented, mask * evidence.clamp(max=0) + (1 - mask) * elsewhere, evidence)
     evidence = evidence * care
     size = torch.maximum((evidence.detach() < 0).sum(dim=(1, 2, 3)), coverage.detach().sum(dim=(1, 2, 3))).clamp(min=1)
     per_sample = (coverage * evidence).sum(dim=(1, 2, 3)) / size
@@ -330,9 +345,14 @@ def carried(image: Tensor) -> int:
 
 
 def mirror_left(
-    vertices: Tensor, camera: PinholeCamera, image: Tensor, mask: Tensor | None, is_right: Tensor
-) -> tuple[Tensor, PinholeCamera, Tensor, Tensor | None]:
-    """Left samples mirrored into the right hand's world: x negated, cx → W − cx, image and mask flipped left-right."""
+    vertices: Tensor,
+    camera: PinholeCamera,
+    image: Tensor,
+    mask: Tensor | None,
+    valid: Tensor | None,
+    is_right: Tensor,
+) -> tuple[Tensor, PinholeCamera, Tensor, Tensor | None, Tensor | None]:
+    """Left samples mirrored into the right hand's world: x negated, cx → W − cx, images flipped left-right."""
     left = ~is_right[:, None]
     flip = torch.where(left, -1.0, 1.0)[..., None]
     sign = torch.cat([flip, torch.ones_like(flip).expand(-1, -1, 2)], dim=-1)
@@ -340,7 +360,8 @@ def mirror_left(
     wide = left[..., None, None]
     image = torch.where(wide, image.flip(-1), image)
     mask = None if mask is None else torch.where(wide, mask.flip(-1), mask)
-    return vertices * sign, PinholeCamera(camera.focal, principal), image, mask
+    valid = None if valid is None else torch.where(wide, valid.flip(-1), valid)
+    return vertices * sign, PinholeCamera(camera.focal, principal), image, mask, valid
 
 
 def _finite(image: Tensor) -> tuple[Tensor, Tensor]:

@@ -228,6 +228,7 @@ class TexturedHandRenderer(nn.Module):
         camera: PinholeCamera,
         image: Tensor | None = None,
         mask: Tensor | None = None,
+        valid: Tensor | None = None,
         who: str = "TexturedHandRenderer",
     ) -> int:
         expect_floating(vertices, who, "vertices", ("B", self.surface.vertex_count, 3))
@@ -237,12 +238,13 @@ class TexturedHandRenderer(nn.Module):
         expect(camera.batch_size == batch, who, f"{batch} cameras, one for each sample", camera.batch_size)
         if image is not None:
             expect_floating(image, who, "image", (batch, 3, self.height, self.width))
-        if mask is not None:
-            expect_tensor(mask, who, "mask")
-            shape = (batch, 1, self.height, self.width)
-            expect(tuple(mask.shape) == shape, who, f"mask {shape}", tuple(mask.shape))
+        shape = (batch, 1, self.height, self.width)
+        for name, values in (("mask", mask), ("valid", valid)):
+            if values is not None:
+                expect_tensor(values, who, name)
+                expect(tuple(values.shape) == shape, who, f"{name} {shape}", tuple(values.shape))
         expect_same_device(
-            who, vertices=vertices, camera=camera.focal, surface=self.surface.faces, image=image, mask=mask
+            who, vertices=vertices, camera=camera.focal, surface=self.surface.faces, image=image, mask=mask, valid=valid
         )
         if self.validate:
             check_values(vertices, camera, who)
