@@ -30,7 +30,7 @@ def test_version_is_the_packages():
     assert ta.__version__ == importlib.metadata.version("texalign")
 
 
-@pytest.mark.parametrize("module", ["texalign", "texalign.hand", "texalign.rasterize"])
+@pytest.mark.parametrize("module", ["texalign", "texalign.hand", "texalign.mano", "texalign.rasterize"])
 def test_importing_pulls_in_no_optional_package_and_no_compiler(module):
     # torch itself imports tqdm where it is installed.
     code = f"import sys, torch; before = set(sys.modules); import {module}; print(*(set(sys.modules) - before))"

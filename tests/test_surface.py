@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 import pickle
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +12,10 @@ import pytest
 import torch
 
 import texalign as ta
+from texalign import mano
+from texalign.hand import write_mano
+
+PRIOR_SHA256 = "f50490f72a731263d57073c20517d3c412db58a5a5448ffc45475dfa49398ca0"
 
 
 def arrays(surface):
@@ -98,10 +105,9 @@ def test_mirrored(surface):
     assert not left.is_right
     assert torch.equal(left.faces, surface.faces[:, [0, 2, 1]])
     assert torch.equal(left.uv_faces, surface.uv_faces[:, [0, 2, 1]])
-    assert left.atlas_id != surface.atlas_id
     again = left.mirrored()
     assert again.is_right
-    assert again.atlas_id == surface.atlas_id
+    assert torch.equal(again.faces, surface.faces)
     # The same point of the atlas is the same vertex.
     assert torch.equal(left.texel_map(32).face_index, surface.texel_map(32).face_index)
 
@@ -114,16 +120,112 @@ def test_closed_wrist(surface):
     assert (closed.twins >= 0).all()
     assert torch.equal(closed.faces[:1538], surface.faces)
     assert torch.equal(closed.texel_map(64).face_index, surface.texel_map(64).face_index)
-    assert closed.atlas_id != surface.atlas_id
     assert len(surface.mirrored().closed_wrist().faces) == 1552
 
 
-def test_atlas_id_changes_with_each_part_and_with_nothing_else(surface):
+def test_the_atlas_stays_the_same_however_it_is_written(surface):
     faces, uv, uv_faces = arrays(surface)
-    assert ta.HandSurface(faces.astype(np.int32), uv.astype(np.float64), uv_faces).atlas_id == surface.atlas_id
-    assert ta.HandSurface(np.roll(faces, 1, axis=1), uv, uv_faces).atlas_id != surface.atlas_id
-    assert ta.HandSurface(faces, uv * 0.999, uv_faces).atlas_id != surface.atlas_id
-    assert ta.HandSurface(faces, uv, np.roll(uv_faces, 1, axis=1)).atlas_id != surface.atlas_id
+    generator = np.random.default_rng(0)
+    order, turn = generator.permutation(len(faces)), (np.arange(3) + generator.integers(0, 3, len(faces))[:, None]) % 3
+    turned = [np.take_along_axis(indices, turn, axis=1)[order] for indices in (faces, uv_faces)]
+    number = generator.permutation(len(uv))
+    seamless = uv[uv_faces].reshape(-1, 2)  # every corner its own uv
+    for other in (
+        ta.HandSurface(faces.astype(np.int32), uv.astype(np.float64), uv_faces),
+        ta.HandSurface(turned[0], uv, turned[1]),
+        ta.HandSurface(faces, uv[number], np.argsort(number)[uv_faces]),
+        ta.HandSurface(faces, seamless, np.arange(len(seamless)).reshape(-1, 3)),
+        surface.mirrored(),
+        surface.closed_wrist(),
+        surface.closed_wrist().mirrored(),
+        surface.mirrored().closed_wrist(),
+        ta.HandSurface.from_layer(SimpleNamespace(faces=turned[0][:, ::-1])),
+        ta.HandSurface.from_layer(SimpleNamespace(faces=surface.mirrored().closed_wrist().faces)),
+    ):
+        assert other.atlas_id == surface.atlas_id
+
+
+def test_another_atlas_has_another_id(surface):
+    faces, uv, uv_faces = arrays(surface)
+    swapped = uv_faces.copy()
+    swapped[[10, 700]] = swapped[[700, 10]]
+    # A cap with area in the atlas is a part of it.
+    cap, place = surface.closed_wrist().faces[-1:].numpy(), uv_faces[:1]
+    others = [
+        ta.HandSurface(np.roll(faces, 1, axis=1), uv, uv_faces),  # uv turned within each face
+        ta.HandSurface(faces[:, [0, 2, 1]], uv, uv_faces),
+        ta.HandSurface((faces + 1) % 778, uv, uv_faces),
+        ta.HandSurface(faces, np.nextafter(uv, np.float32(0)), uv_faces),
+        ta.HandSurface(faces, 1 - uv, uv_faces),
+        ta.HandSurface(faces, uv[:, ::-1], uv_faces),
+        ta.HandSurface(faces, uv, swapped),
+        ta.HandSurface(faces[:-1], uv, uv_faces[:-1]),
+        ta.HandSurface(np.concatenate([faces, cap]), uv, np.concatenate([uv_faces, place])),
+    ]
+    ids = {other.atlas_id for other in (surface, *others)}
+    assert len(ids) == len(others) + 1
+
+
+def test_the_bundled_prior_belongs_to_every_form_of_the_bundled_atlas(surface):
+    plain = ta.UVTextureEncoder.from_pretrained(surface=surface)
+    for other in (surface.mirrored(), surface.closed_wrist()):
+        weights = ta.UVTextureEncoder.from_pretrained(surface=other).state_dict()
+        assert all(torch.equal(weights[name], value) for name, value in plain.state_dict().items())
+    changed = ta.HandSurface(surface.faces, surface.uv * 0.999, surface.uv_faces)
+    with pytest.raises(ValueError, match="expected weights for the surface's atlas"):
+        ta.UVTextureEncoder.from_pretrained(surface=changed)
+
+
+def test_the_bundled_priors_tensors_are_those_that_were_trained():
+    config = json.loads(Path(ta.__file__).with_name("assets").joinpath("prior.json").read_text(encoding="utf-8"))
+    data = Path(ta.__file__).with_name("assets").joinpath("prior.safetensors").read_bytes()
+    assert hashlib.sha256(data).hexdigest() == config["sha256"] == PRIOR_SHA256
+
+
+def bundled_loss(surface, size):
+    """With every visible pixel shown to the prior, in whatever order: the draw is not mirrored."""
+    renderer = ta.TexturedHandRenderer(surface, size, backend="torch")
+    encoder = ta.UVTextureEncoder.from_pretrained(surface=surface)
+    return ta.DenseTextureAlignmentLoss(renderer, encoder, token_count=size * size, reduction="none")
+
+
+def painted(surface, scene, texture, size):
+    """Vertices, cameras and noisy images of textured hands before a bluish wall, the hands then shifted a little."""
+    vertices, camera = scene(2, size, seed=3)
+    camera = ta.PinholeCamera(camera.focal * 0.7, camera.principal)
+    out = ta.TexturedHandRenderer(surface, size, backend="torch")(vertices, camera, texture)
+    image = out.image + (1 - out.coverage) * torch.tensor([0.2, 0.35, 0.5])[:, None, None]
+    image = image + 0.02 * torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
+    return vertices + torch.tensor([0.004, -0.002, 0.0]), camera, image.clamp(0, 1)
+
+
+def with_gradient(loss_fn, vertices, *inputs, **options):
+    leaf = vertices.clone().requires_grad_()
+    loss = loss_fn(leaf, *inputs, **options)
+    return loss.detach(), torch.autograd.grad(loss.sum(), leaf)[0]
+
+
+def test_a_left_surface_has_the_mirrored_right_hands_loss(surface, scene, smooth_texture):
+    size = 64
+    mirror = torch.tensor([-1.0, 1.0, 1.0])
+    vertices, camera, image = painted(surface, scene, smooth_texture, size)
+    right, gradient = with_gradient(bundled_loss(surface, size), vertices, camera, image)
+    seen = (vertices * mirror, camera.mirrored(size), image.flip(-1))
+    left, left_gradient = with_gradient(bundled_loss(surface.mirrored(), size), *seen)
+    assert (right != 0).all() and gradient.abs().max() > 0
+    torch.testing.assert_close(left, right, atol=1e-5, rtol=0)
+    torch.testing.assert_close(left_gradient * mirror, gradient, atol=1e-4 * float(gradient.abs().max()), rtol=0)
+    # Drawn inside out, the hand would show the prior nothing.
+    inside_out = bundled_loss(surface.mirrored(), size)(vertices, camera, image)
+    assert (inside_out - right).abs().min() > 1e-2
+
+
+def test_the_loss_takes_the_bundled_prior_with_a_closed_wrist(surface, scene, smooth_texture):
+    vertices, camera, image = painted(surface, scene, smooth_texture, 64)
+    loss, gradient = with_gradient(bundled_loss(surface.closed_wrist(), 64), vertices, camera, image)
+    open_loss, _ = with_gradient(bundled_loss(surface, 64), vertices, camera, image)
+    assert torch.isfinite(gradient).all() and gradient.abs().max() > 0
+    assert (loss - open_loss).abs().max() < 0.5  # the same hand but for what shows through its wrist
 
 
 def test_from_obj_flips_v_once_and_fans_polygons(tmp_path):
@@ -185,6 +287,34 @@ def test_from_layer_smplx_and_manotorch_styles(surface):
     closed = ta.HandSurface.from_layer(SimpleNamespace(faces=surface.closed_wrist().faces))
     assert len(closed.faces) == 1552
     assert closed.boundary_loops == []
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("suffix", [".pkl", ".npz"])
+def test_from_mano(surface, tmp_path, side, suffix):
+    made = ta.HandSurface.from_mano(write_mano(tmp_path / f"model{suffix}", side=side))
+    assert made.is_right == (side == "right")
+    assert made.atlas_id == surface.atlas_id
+    assert torch.equal(made.texel_map(64).face_index >= 0, surface.texel_map(64).face_index >= 0)
+    expected = surface if side == "right" else surface.mirrored()
+    assert {frozenset(face) for face in made.faces.tolist()} == {frozenset(face) for face in expected.faces.tolist()}
+    assert (made.twins == -1).sum() == 16
+
+
+def test_from_mano_errors(tmp_path):
+    path = tmp_path / "MANO_RIGHT.pkl"
+    path.write_bytes(pickle.dumps(print))
+    with pytest.raises(mano.ManoFileError, match="a request for builtins.print in .*MANO_RIGHT.pkl"):
+        ta.HandSurface.from_mano(path)
+    with pytest.raises(FileNotFoundError):
+        ta.HandSurface.from_mano(tmp_path / "none.pkl")
+    fields = mano.load(write_mano(tmp_path / "model.npz")).fields()
+    fields["f"] = fields["f"].copy()
+    fields["f"][7] = [0, 300, 600]
+    other = mano.write_mano_fields(tmp_path / "other.npz", fields)
+    assert mano.load(other).side is None
+    with pytest.raises(ValueError, match=r"HandSurface.from_mano: expected MANO's faces, got face 7 = \(0, 300, 600\)"):
+        ta.HandSurface.from_mano(other)
 
 
 def test_from_layer_errors(surface):

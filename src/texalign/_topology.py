@@ -1,7 +1,8 @@
-"""Plain index arithmetic on faces, in numpy: checks, adjacency, boundary loops, and the OBJ reader."""
+"""Plain index arithmetic on faces, in numpy: checks, adjacency, boundary loops, identities, and the OBJ reader."""
 
 from __future__ import annotations
 
+import hashlib
 from itertools import pairwise
 from pathlib import Path
 
@@ -100,6 +101,41 @@ def boundary_loops(faces: np.ndarray) -> list[tuple[int, ...]]:
         following = {key: value for key, value in following.items() if value}
         loops.append(tuple(loop))
     return loops
+
+
+def atlas_digest(faces: np.ndarray, uv: np.ndarray, uv_faces: np.ndarray) -> str:
+    """16 hexadecimal digits of which vertices' corners lie at which uv, whatever the order in which that is written.
+
+    The order and rotation of faces, the winding of all of them, the numbering of uv and faces without area in the atlas
+    change nothing.
+    """
+    order = np.argsort(faces, axis=1)
+    corners = np.take_along_axis(uv_faces, order, axis=1)
+    points = uv.astype("<f4") + np.float32(0)  # −0 becomes 0, and equal numbers have equal bits
+    a, b, c = np.moveaxis(points[corners].astype(np.float64), 1, 0)
+    has_area = (b - a)[:, 0] * (c - a)[:, 1] != (b - a)[:, 1] * (c - a)[:, 0]
+    bits = points.view("<u4")[corners].astype("<i8").reshape(-1, 6)
+    rows = np.concatenate([np.take_along_axis(faces, order, axis=1), bits], axis=1)[has_area]
+    rows = np.ascontiguousarray(rows[np.lexsort(rows.T[::-1])], dtype="<i8")
+    return hashlib.sha256(str(rows.shape).encode() + rows.tobytes()).hexdigest()[:16]
+
+
+def relative_winding(faces: np.ndarray, others: np.ndarray) -> int:
+    """1 if both hold the same faces in any order and rotation, -1 if all are wound the other way, 0 if neither."""
+    if len(faces) != len(others):
+        return 0
+    mine = _from_lowest(faces)
+    for sign in (1, -1):
+        if np.array_equal(mine, _from_lowest(others[:, ::sign])):
+            return sign
+    return 0
+
+
+def _from_lowest(faces: np.ndarray) -> np.ndarray:
+    """The faces in one order, each from its lowest vertex."""
+    turn = (np.argmin(faces, axis=1)[:, None] + np.arange(3)) % 3
+    turned = np.take_along_axis(faces, turn, axis=1)
+    return turned[np.lexsort(turned.T[::-1])]
 
 
 def read_obj(path: Path) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:

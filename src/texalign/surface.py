@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 from importlib.resources import files as resource_files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from texalign import mano as mano_files
 from texalign._checks import expect
-from texalign._topology import boundary_loops, check_topology, edge_table, twin_edges
+from texalign._topology import atlas_digest, boundary_loops, check_topology, edge_table, twin_edges
 from texalign._topology import read_obj as _read_obj
 from texalign.rasterize import _torch as torch_backend
 
@@ -50,8 +50,10 @@ class HandSurface(nn.Module):
         edges: (E, 2) int64, each edge once, lower vertex first.
         edge_faces: (E, 2) int64: the faces on either side, -1 at the boundary.
         boundary_loops: closed loops of boundary vertices, as tuples of indices; MANO's open wrist is one of 16.
-        atlas_id: 16 hexadecimal digits that change when faces, uv or uv_faces change. Weights of a texture prior belong
-            to one atlas.
+        atlas_id: 16 hexadecimal digits of which vertices lie where in the atlas. Weights of a texture prior belong to
+            one atlas. Another layout, or the same one on other vertices, has another id; the order of faces and of
+            their corners, the winding of all of them (so the side of the hand), the numbering of uv and faces without
+            area in the atlas (a cap over the wrist) do not matter.
 
     Raises:
         ValueError: an index out of range, a face that repeats a vertex, uv outside [0, 1], an edge shared by three
@@ -79,7 +81,7 @@ class HandSurface(nn.Module):
         self.is_right = bool(is_right)
         edges, edge_faces = edge_table(face_array)
         self.boundary_loops = boundary_loops(face_array)
-        self.atlas_id = _digest(face_array, uv_array, uv_face_array)
+        self.atlas_id = atlas_digest(face_array, uv_array, uv_face_array)
         arrays = {
             "faces": face_array,
             "uv": uv_array,
@@ -133,9 +135,25 @@ class HandSurface(nn.Module):
                 f"HandSurface.from_layer: expected a layer with faces or th_faces, got {type(layer).__name__}"
             )
         # smplx keeps uint32, which torch cannot index with.
-        return cls.mano()._rearranged(_as_array(faces).astype(np.int64).reshape(-1, 3))
+        return cls.mano()._rearranged(_as_array(faces).astype(np.int64).reshape(-1, 3), "HandSurface.from_layer")
 
-    def _rearranged(self, faces: np.ndarray) -> HandSurface:
+    @classmethod
+    def from_mano(cls, path: str | Path) -> HandSurface:
+        """From a MANO file that you have, of either hand: its faces, with the bundled layout's texture coordinates.
+
+        Only the faces are used, and the file is read by `texalign.mano.load`: nothing in it is run. The side is told
+        from how the faces are wound.
+
+        Args:
+            path: `MANO_RIGHT.pkl`, `MANO_LEFT.pkl`, or an `.npz` of the same fields.
+
+        Raises:
+            texalign.mano.ManoFileError: a ValueError: not a MANO file, or one that asks for more than arrays.
+            ValueError: the faces are not MANO's.
+        """
+        return cls.mano()._rearranged(mano_files._read(path).faces, "HandSurface.from_mano")
+
+    def _rearranged(self, faces: np.ndarray, who: str) -> HandSurface:
         """This atlas on another order, rotation, winding (of all faces) or wrist closure of the same faces."""
         mine = self.faces.cpu().numpy()
         corner_of = {frozenset(face): index for index, face in enumerate(mine.tolist())}
@@ -151,10 +169,10 @@ class HandSurface(nn.Module):
             elif wrist.issuperset(face):
                 uv_faces.append([uv_of[face[0]]] * 3)
             else:
-                raise ValueError(f"HandSurface.from_layer: expected MANO's faces, got face {index} = {tuple(face)}")
+                raise ValueError(f"{who}: expected MANO's faces, got face {index} = {tuple(face)}")
         expect(
             len(same_winding) == len(mine) and len(set(same_winding)) == 1,
-            "HandSurface.from_layer",
+            who,
             f"all {len(mine)} faces of MANO with one winding",
             f"{len(same_winding)} of them, {sum(same_winding)} wound as the right hand's",
         )
@@ -228,13 +246,6 @@ def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
 
 def _as_array(values: Any) -> np.ndarray:
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-
-
-def _digest(faces: np.ndarray, uv: np.ndarray, uv_faces: np.ndarray) -> str:
-    digest = hashlib.sha256()
-    for array in (faces.astype("<i8"), uv.astype("<f4"), uv_faces.astype("<i8")):
-        digest.update(str(array.shape).encode() + np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _strip(loop: tuple[int, ...]) -> list[tuple[int, int, int]]:
