@@ -1005,13 +1005,29 @@ def test_settings_that_make_no_sense_are_refused(surface, change, message):
         loss_of(surface, 32, **change)
 
 
+def test_a_left_surface_mirrors_the_right_hands(surface, photographs):
+    vertices, camera, image = photographs(2)
+    plain = loss_of(surface, reduction="none", token_count=48 * 48)(vertices, camera, image)
+    is_right = torch.tensor([True, False])
+    left = ~is_right[:, None, None]
+    principal = torch.where(left[:, 0], camera.mirrored(48).principal, camera.principal)
+    both = (
+        torch.where(left, vertices * MIRROR, vertices),
+        ta.PinholeCamera(camera.focal, principal),
+        torch.where(left[..., None], image.flip(-1), image),
+    )
+    for one in (surface, surface.mirrored()):
+        loss = loss_of(one, reduction="none", token_count=48 * 48)(*both, is_right=is_right)
+        torch.testing.assert_close(loss, plain, atol=1e-5, rtol=0)
+
+
 def test_the_renderer_must_be_one(surface):
     with pytest.raises(TypeError, match=f"^{WHO}: expected renderer to be a TexturedHandRenderer, got HandSurface"):
         ta.DenseTextureAlignmentLoss(surface, MeanColour())
 
 
 def test_a_prior_for_another_atlas_is_refused(surface):
-    other = ta.UVTextureEncoder(surface.mirrored(), **TINY)
+    other = ta.UVTextureEncoder(ta.HandSurface(surface.faces, surface.uv * 0.999, surface.uv_faces), **TINY)
     with pytest.raises(ValueError, match=f"^{WHO}: .*atlas {surface.atlas_id}.*{other.atlas_id}"):
         loss_of(surface, 32, other)
 

@@ -74,7 +74,8 @@ class DenseTextureAlignmentLoss(nn.Module):
         renderer: draws at the images' size.
         encoder: the texture prior: from `UVObservations` to textures (B, 3, T, T).
         token_count: observations given to the prior a sample, drawn evenly over the visible surface.
-        train_texture: let gradients into the encoder's parameters (never into the observations).
+        train_texture: let gradients into the encoder's parameters (never into the observations). Sets their
+            `requires_grad`: a parameter that never gets a gradient stops DistributedDataParallel.
         levels: of an image pyramid, the finest first, each half as large; the loss is their mean. More than one carries
             a little farther and is less exact: for hands that are misplaced by more than a finger's width.
         weigh_by_certainty: let the prior say, texel by texel, how far its colours may be off: the residual's scale
@@ -117,7 +118,7 @@ class DenseTextureAlignmentLoss(nn.Module):
         atlas = getattr(encoder, "atlas_id", mine)
         expect(atlas == mine, who, f"an encoder for the renderer's atlas {mine}", f"one for atlas {atlas}")
         self.renderer = renderer
-        self.encoder = encoder
+        self.encoder = encoder.requires_grad_(train_texture)
         self.token_count = token_count
         self.train_texture = train_texture
         self.levels, self.weigh_by_certainty = levels, weigh_by_certainty
@@ -154,8 +155,9 @@ class DenseTextureAlignmentLoss(nn.Module):
                 not the background's. A sample whose mask is 1 all over has no segmentation, as if mask were None.
             valid: (B, 1, H, W) in [0, 1] or None: 0 where the image shows nothing, such as a crop's padding. Nothing
                 is observed or concluded there, so a hand may reach into it.
-            is_right: (B,) bool, None = all right. Left samples (left-hand vertices on an image of a left hand) are
-                mirrored into the right hand's atlas: vertices, principal point, image, mask and valid.
+            is_right: (B,) bool, None = all of the surface's side. Samples of the other side (with a right hand's
+                surface: left-hand vertices on an image of a left hand) are mirrored into it: vertices, principal
+                point, image, mask and valid.
             group: (B,) integer ids, given to the encoder: images with the same id share one texture.
             generator: for the draw of observations, of the vertices' device.
             return_details: also return `LossDetails`.
@@ -186,7 +188,9 @@ class DenseTextureAlignmentLoss(nn.Module):
             mask = None if mask is None else mask.detach().float()
             valid = None if valid is None else valid.detach().float()
             if is_right is not None:
-                vertices, camera, image, mask, valid = mirror_left(vertices, camera, image, mask, valid, is_right)
+                # Into the surface's own hand, whichever that is.
+                same_side = is_right if self.renderer.surface.is_right else ~is_right
+                vertices, camera, image, mask, valid = mirror_left(vertices, camera, image, mask, valid, same_side)
         details = self._compare(vertices, camera, image, mask, valid, group, generator)
         kept = (~details.skipped).sum().clamp(min=1)
         total = details.per_sample
