@@ -85,9 +85,8 @@ class UVTextureEncoder(nn.Module):
         for name, value in {"texture_size": texture_size, "latent_grid": latent_grid}.items():
             power = isinstance(value, int) and value > 0 and value & (value - 1) == 0
             expect(power, WHO, f"{name} to be a power of two", repr(value))
-        expect(
-            texture_size >= 4 * latent_grid, WHO, f"texture_size >= 4 * latent_grid = {4 * latent_grid}", texture_size
-        )
+        least = 4 * latent_grid
+        expect(texture_size >= least, WHO, f"texture_size >= 4 * latent_grid = {least}", texture_size)
         expect(isinstance(layers, int) and layers >= 0, WHO, "layers >= 0", repr(layers))
         expect(isinstance(heads, int) and heads > 0, WHO, "heads > 0", repr(heads))
         fits = isinstance(width, int) and width > 0 and width % (2 * heads) == 0
@@ -155,6 +154,11 @@ class UVTextureEncoder(nn.Module):
         return (texture, log_variance) if return_log_variance else texture
 
     def _encode(self, observations: UVObservations) -> tuple[Tensor, Tensor]:
+        if not len(observations.valid):
+            # Computed for a sample that shows nothing: kernels leave weights out of the graph of an empty batch.
+            blank = (each.new_zeros(1, *each.shape[1:]) for each in vars(observations).values())
+            texture, log_variance = self._encode(UVObservations(*blank))
+            return texture[:0], log_variance[:0]
         dtype = self.place.weight.dtype
         exact = torch.promote_types(observations.rgb.dtype, torch.float32)
         uv, rgb = observations.uv.to(exact), observations.rgb.to(exact)
@@ -215,15 +219,12 @@ class UVTextureEncoder(nn.Module):
             raise TypeError(f"{WHO}: expected surface to be a HandSurface, got {type(surface).__name__}")
         with _weights.locate(path) as (weights_path, config_path):
             config = _weights.read_config(config_path, ("architecture", "atlas_id", "cells", "provenance"))
-            wanted = config["atlas_id"] if surface is None else surface.atlas_id
-            expect(
-                config["atlas_id"] == wanted,
-                WHO,
-                f"weights for the surface's atlas {wanted}",
-                f"weights for atlas {config['atlas_id']} in {weights_path}",
-            )
+            atlas_id = config["atlas_id"]
+            wanted = atlas_id if surface is None else surface.atlas_id
+            got = f"weights for atlas {atlas_id} in {weights_path}"
+            expect(atlas_id == wanted, WHO, f"weights for the surface's atlas {wanted}", got)
             try:
-                encoder = cls(AtlasCells(config["atlas_id"], tuple(config["cells"])), **config["architecture"])
+                encoder = cls(AtlasCells(atlas_id, tuple(config["cells"])), **config["architecture"])
             except (TypeError, ValueError) as error:
                 raise ValueError(f"{WHO}: expected an encoder's configuration in {config_path}, got {error}") from error
             weights = _weights.read_weights(weights_path, config, encoder.state_dict())

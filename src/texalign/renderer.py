@@ -6,12 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from texalign._checks import expect, expect_floating, expect_same_device, expect_tensor, finite_samples
+from texalign._checks import expect, expect_floating, expect_same_device, expect_tensor
 from texalign._compile import opaque
 from texalign.camera import PinholeCamera
 from texalign.observations import UVObservations, clean_pixels, face_geometry, observe_pixels, unwrap_image
 from texalign.rasterize import BACKENDS, select_backend
 from texalign.surface import HandSurface
+
+# Metres for vertices, pixels for cameras. What lies beyond is no hand, and its products overflow float32.
+LARGEST = 1e7
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,8 +28,8 @@ class Rendering:
         face_index: (B, H, W) int64, -1 = background.
         depth: (B, 1, H, W) float, metres, 0 on the background; differentiable in vertices and camera.
         uv: (B, H, W, 2) float in [0, 1], 0 on the background; differentiable in vertices and camera.
-        dropped: (B,) bool: samples left out because of a non-finite vertex or camera or a focal length ≤ 0. They are
-            black everywhere and their gradient is zero.
+        dropped: (B,) bool: samples left out because of a vertex or camera that is not finite or beyond 1e7 (metres,
+            pixels), or a focal length ≤ 0. They are black everywhere and their gradient is zero.
     """
 
     image: Tensor
@@ -282,25 +285,31 @@ class Scene:
 def usable_points(vertices: Tensor, camera: PinholeCamera) -> tuple[Tensor, Tensor, Tensor]:
     """Vertices and homogeneous pixels (B, V, 3), with unusable samples moved out of sight, and which they are.
 
-    A sample with a non-finite vertex or camera, or a focal length ≤ 0, is replaced by zeros (depth 0 lies before any
-    near plane), which keeps it in the graph with a gradient of exactly zero. No synchronisation.
+    A sample with a vertex or camera that is not finite or beyond `LARGEST`, or a focal length ≤ 0, is replaced by zeros
+    (depth 0 lies before any near plane), which keeps it in the graph with a gradient of exactly zero. No
+    synchronisation.
     """
-    good = finite_samples(vertices) & finite_samples(camera.focal) & finite_samples(camera.principal)
-    good = good & (camera.focal > 0).all(dim=1)
+    good = (camera.focal > 0).all(dim=1)
+    for values in (vertices, camera.focal, camera.principal):
+        good = good & (values.abs() <= LARGEST).flatten(1).all(dim=1)
     vertices = torch.where(good[:, None, None], vertices, 0)
     safe = PinholeCamera(torch.where(good[:, None], camera.focal, 1), torch.where(good[:, None], camera.principal, 0))
     return vertices, safe.homogeneous(vertices), ~good
 
 
 def check_values(vertices: Tensor, camera: PinholeCamera, who: str) -> None:
-    """Raise a ValueError that names the first sample with a non-finite vertex or camera or a focal length ≤ 0."""
+    """Raise a ValueError that names the first sample that `usable_points` would drop, and why."""
+    focal, principal = camera.focal, camera.principal
     named: tuple[tuple[str, Tensor, Any], ...] = (
         ("finite vertices", vertices, torch.isfinite(vertices)),
-        ("focal > 0", camera.focal, torch.isfinite(camera.focal) & (camera.focal > 0)),
-        ("a finite principal point", camera.principal, torch.isfinite(camera.principal)),
+        ("focal > 0", focal, torch.isfinite(focal) & (focal > 0)),
+        ("a finite principal point", principal, torch.isfinite(principal)),
+        (f"vertices within {LARGEST:g} metres", vertices, vertices.abs() <= LARGEST),
+        (f"focal within {LARGEST:g} pixels", focal, focal <= LARGEST),
+        (f"a principal point within {LARGEST:g} pixels", principal, principal.abs() <= LARGEST),
     )
     for what, values, good in named:
         if not bool(good.all()):
             place = (~good).nonzero()[0].tolist()
-            value = float(values[tuple(place)])
+            value = float(values.detach()[tuple(place)])
             expect(False, who, what, f"sample {place[0]}: {value} at index {tuple(place[1:])}")

@@ -22,7 +22,8 @@ def nearest_faces(points: Tensor, faces: Tensor, height: int, width: int, near: 
     corners = points[:, faces].reshape(-1, 3, 3)
     if corners.numel() and nearest.numel():
         depth = corners[..., 2]
-        usable = torch.isfinite(corners).flatten(1).all(dim=1)
+        # Products of two corners, taken relative to a pixel, must not overflow.
+        usable = (corners.abs() < torch.finfo(corners.dtype).max ** 0.375).flatten(1).all(dim=1)
         in_front = usable & (depth > near).all(dim=1)
         crossing = usable & ~in_front & (depth > near).any(dim=1)
         for pixel, value, face in _candidates(corners, in_front, crossing, face_count, height, width, near):

@@ -64,8 +64,8 @@ def rasterize(points: Tensor, faces: Tensor, height: int, width: int, near: floa
 
     A pixel is covered when its centre lies inside the projected face (left and top edges included, right and bottom
     excluded, so that two faces sharing an edge never both take or both miss a pixel) at a depth of at least `near`:
-    faces that cross the near plane are clipped there, pixel by pixel. Faces with a non-finite corner are dropped.
-    At equal depth the lower face index wins.
+    faces that cross the near plane are clipped there, pixel by pixel. Faces with a corner that is not finite, or so
+    large that products overflow (1e14 in float32), are dropped. At equal depth the lower face index wins.
 
     Memory: at most `_nearest.MAX_CANDIDATES` (pixel, face) pairs are held at once, whatever the batch, some 200 MB; the
     rest is proportional to B·H·W.
