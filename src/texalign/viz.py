@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, grid_sample, interpolate, normalize
 
+from texalign._alignment_sheet import alignment_sheet as alignment_sheet
 from texalign._checks import expect, expect_floating
 from texalign._files import write_whole
 from texalign.camera import PinholeCamera

@@ -1,0 +1,483 @@
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import lightning.pytorch
+import numpy as np
+import pytest
+import pytorch_lightning
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import texalign as ta
+from host_network import Batch, batch_of, step_of
+from texalign import viz
+from texalign._loss_watch import LossWatch
+from texalign.lightning import TextureAlignmentLogger, _callback_base
+
+SNIPPETS = Path(__file__).parent.parent / "examples" / "snippets"
+SIZE = 32
+PACKAGES = pytest.mark.parametrize("package", [lightning.pytorch, pytorch_lightning], ids=["lightning", "pl"])
+SEED = 11
+
+
+def network(package, manual=False, outside=False, losses=1, **settings):
+    """A LightningModule of either package, around the host; `outside` keeps the loss out of the module tree."""
+
+    class Network(package.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.automatic_optimization = not manual
+            steps = [step_of(SIZE, token_count=64, **settings) for _ in range(losses)]
+            self.host = steps[0].host
+            self.others = torch.nn.ModuleDict({} if outside else {f"loss{n}": s.loss_fn for n, s in enumerate(steps)})
+            self.kept = (lambda: [step.loss_fn for step in steps]) if outside else (lambda: self.others.values())
+            self.drawn, self.calls = [], 0
+
+        def training_step(self, batch, batch_idx):
+            camera = ta.PinholeCamera(batch.focal, batch.principal)
+            loss = sum(loss_fn(self.host(batch.image), camera, batch.image) for loss_fn in self.kept())
+            assert isinstance(loss, torch.Tensor) and loss.shape == ()
+            self.calls += 1
+            self.drawn.append(loss.detach())
+            if manual:
+                self.manual_backward(loss)
+                for optimizer in self.optimizers():
+                    optimizer.step()
+                    optimizer.zero_grad()
+            return loss
+
+        def configure_optimizers(self):
+            parts = [self.host.first, self.host.head] if manual else [self.host]
+            return [torch.optim.SGD(part.parameters(), lr=1e-5) for part in parts]
+
+    torch.manual_seed(SEED)
+    return Network()
+
+
+def fit(package, module, callbacks, folder, batches=None, logger=False, checkpoint=None, **settings):
+    settings = {"enable_checkpointing": False, "max_epochs": 1} | settings
+    trainer = package.Trainer(
+        accelerator="cpu",
+        devices=1,
+        logger=logger,
+        callbacks=callbacks,
+        default_root_dir=folder,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+        **settings,
+    )
+    batches = [batch_of(2, SIZE, seed) for seed in range(5)] if batches is None else batches
+    torch.manual_seed(SEED)
+    trainer.fit(module, torch.utils.data.DataLoader(batches, batch_size=None), ckpt_path=checkpoint)
+    return trainer
+
+
+def hooks(module):
+    return sum(len(each._forward_hooks) + len(each._forward_pre_hooks) for each in module.modules())
+
+
+def is_picture(array):
+    """Of several colours, not a blank."""
+    return array.ndim == 3 and array.shape[2] == 3 and len(np.unique(array.reshape(-1, 3), axis=0)) > 100
+
+
+# --- where the pictures go ---------------------------------------------------------
+
+
+@PACKAGES
+def test_tensorboard_shows_the_pictures(package, tmp_path):
+    logger = package.loggers.TensorBoardLogger(str(tmp_path))
+    fit(package, network(package), [TextureAlignmentLogger(every_n_batches=2, count=2)], tmp_path, logger=logger)
+    events = EventAccumulator(logger.log_dir, size_guidance={"images": 0}).Reload()
+    assert sorted(events.Tags()["images"]) == ["texture_alignment/alignment", "texture_alignment/texture"]
+    for tag, width in (("texture_alignment/alignment", 7 * 192), ("texture_alignment/texture", 2 * 32)):
+        images = events.Images(tag)
+        assert [image.step for image in images] == [0, 2, 4]
+        for image in images:
+            with Image.open(io.BytesIO(image.encoded_image_string)) as picture:
+                assert is_picture(np.asarray(picture.convert("RGB")))
+                assert 0 <= picture.width - width < 40
+    assert not [*tmp_path.rglob("*.png")]
+
+
+@PACKAGES
+@pytest.mark.parametrize("with_logger", [True, False], ids=["csv", "none"])
+def test_without_a_logger_for_pictures_there_are_files(package, with_logger, tmp_path):
+    logger = package.loggers.CSVLogger(str(tmp_path)) if with_logger else False
+    # One callback, not in a list: the trainer must know it for a callback of its own.
+    fit(package, network(package), TextureAlignmentLogger(every_n_batches=4, name="hands"), tmp_path, logger=logger)
+    folder = Path(logger.log_dir) if with_logger else tmp_path
+    names = [f"{kind}-{batch:08d}.png" for kind in ("alignment", "texture") for batch in (0, 4)]
+    assert sorted(path.name for path in (folder / "hands").iterdir()) == names
+    with Image.open(folder / "hands" / names[0]) as picture:
+        assert is_picture(np.asarray(picture))
+
+
+def logger_like_wandb(package):
+    """It takes pictures as Weights & Biases' does, and remembers them."""
+
+    class Recorder(package.loggers.logger.Logger):
+        name, version = "recorder", "0"
+
+        def __init__(self):
+            super().__init__()
+            self.images = []
+
+        def log_metrics(self, metrics, step=None):
+            pass
+
+        def log_hyperparams(self, *args, **kwargs):
+            pass
+
+        def log_image(self, key, images, step=None, **kwargs):
+            self.images.append((key, images, step))
+
+    return Recorder()
+
+
+@PACKAGES
+def test_a_logger_with_log_image_gets_arrays_beside_another_logger(package, tmp_path):
+    logger, board = logger_like_wandb(package), package.loggers.TensorBoardLogger(str(tmp_path))
+    fit(package, network(package), [TextureAlignmentLogger(every_n_batches=3)], tmp_path, logger=[logger, board])
+    found = [(key.split("/")[-1], step) for key, _, step in logger.images]
+    assert found == [("alignment", 0), ("texture", 0), ("alignment", 3), ("texture", 3)]
+    for _, images, _ in logger.images:
+        assert isinstance(images, list) and len(images) == 1
+        assert images[0].dtype == np.uint8 and is_picture(images[0])
+    assert len(EventAccumulator(board.log_dir).Reload().Tags()["images"]) == 2
+
+
+def test_a_trial_run_writes_nothing(tmp_path):
+    module = network(lightning.pytorch)
+    fit(lightning.pytorch, module, [TextureAlignmentLogger()], tmp_path, logger=True, fast_dev_run=2)
+    assert module.calls == 2
+    assert not [*tmp_path.rglob("*")]
+
+
+# --- when, and of what --------------------------------------------------------------
+
+
+def one_hand(loss_fn=None, **settings):
+    """Writing a file takes longer than anything else here."""
+    return TextureAlignmentLogger(loss_fn, **({"count": 1} | settings))
+
+
+def pictures(folder):
+    return sorted(int(path.stem.split("-")[1]) for path in folder.rglob("alignment-*.png"))
+
+
+def test_batches_are_counted_not_optimiser_steps(tmp_path):
+    module = network(lightning.pytorch, manual=True)
+    logger = one_hand(every_n_batches=3)
+    trainer = fit(lightning.pytorch, module, [logger], tmp_path, max_epochs=2)
+    assert trainer.global_step == 20 and module.calls == 10  # two optimisers
+    assert pictures(tmp_path) == [0, 3, 6, 9]
+
+
+def test_accumulated_gradients_do_not_change_the_count(tmp_path):
+    logger = one_hand(every_n_batches=2)
+    fit(lightning.pytorch, network(lightning.pytorch), [logger], tmp_path, accumulate_grad_batches=4)
+    assert pictures(tmp_path) == [0, 2, 4]
+
+
+def test_an_empty_batch_leaves_the_picture_to_the_next_one(tmp_path):
+    batches = [batch_of(2, SIZE, seed) for seed in range(5)]
+    batches[0] = batches[0].part(0, 0)
+    logger = one_hand(every_n_batches=3)
+    fit(lightning.pytorch, network(lightning.pytorch), [logger], tmp_path, batches)
+    assert pictures(tmp_path) == [1, 3]
+
+
+def test_a_resumed_run_counts_on(tmp_path):
+    batches = [batch_of(2, SIZE, seed) for seed in range(4)]
+    logger = one_hand(every_n_batches=3)
+    trainer = fit(lightning.pytorch, network(lightning.pytorch), [logger], tmp_path, batches)
+    assert pictures(tmp_path) == [0, 3]
+    trainer.save_checkpoint(tmp_path / "saved.ckpt")
+    saved = torch.load(tmp_path / "saved.ckpt", weights_only=True)
+    assert "TextureAlignmentLogger" not in str(saved["callbacks"])
+    logger = one_hand(every_n_batches=3)
+    path = str(tmp_path / "saved.ckpt")
+    fit(lightning.pytorch, network(lightning.pytorch), [logger], tmp_path, batches, checkpoint=path, max_epochs=2)
+    assert pictures(tmp_path) == [0, 3, 6]
+
+
+def test_several_losses_have_a_picture_each(tmp_path):
+    fit(lightning.pytorch, network(lightning.pytorch, losses=2), [one_hand()], tmp_path)
+    folders = {path.parent.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png")}
+    assert folders == {"texture_alignment/others.loss0", "texture_alignment/others.loss1"}
+
+
+def test_a_loss_outside_the_module_must_be_named(tmp_path):
+    module = network(lightning.pytorch, outside=True)
+    with pytest.raises(ValueError, match="^TextureAlignmentLogger: expected a .* inside Network, or one given as loss"):
+        fit(lightning.pytorch, module, [one_hand()], tmp_path)
+    (loss_fn,) = module.kept()
+    fit(lightning.pytorch, module, [one_hand(loss_fn)], tmp_path)
+    assert pictures(tmp_path) == [0]
+    assert hooks(loss_fn) == 0
+
+
+@pytest.mark.parametrize(
+    "settings, error, message",
+    [
+        ({"every_n_batches": 0}, ValueError, "expected every_n_batches > 0, got 0"),
+        ({"count": 0}, ValueError, "expected count > 0, got 0"),
+        ({"loss_fn": torch.nn.Identity()}, TypeError, "expected loss_fn to be a DenseTextureAlignmentLoss, got Identi"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings, error, message):
+    with pytest.raises(error, match=f"^TextureAlignmentLogger: {message}"):
+        TextureAlignmentLogger(**settings)
+
+
+# --- what it must not disturb ---------------------------------------------------------
+
+
+class Inspector(lightning.pytorch.Callback):
+    """Looks at the module after every batch, before and after the pictures."""
+
+    def __init__(self):
+        self.hooks, self.modes, self.keys, self.copies = [], [], [], []
+
+    def on_train_batch_end(self, trainer, pl_module, *args):
+        self.hooks.append(hooks(pl_module))
+        self.modes.append([module.training for module in pl_module.modules()])
+        self.keys.append(set(pl_module.state_dict()))
+        self.copies.append(copy.deepcopy(pl_module.others))
+        assert pickle.loads(pickle.dumps(pl_module.others)) is not None
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_training_is_the_same_with_and_without(precision, tmp_path):
+    """The same draws of observations, losses and weights, to the bit; the same modes, buffers and state."""
+    results = []
+    for callbacks in ([], [one_hand(every_n_batches=2)]):
+        inspector = Inspector()
+        module = network(lightning.pytorch, train_texture=True)
+        module.others.train()
+        fit(lightning.pytorch, module, [*callbacks, inspector], tmp_path, precision=precision)
+        results.append((torch.stack(module.drawn), module.state_dict(), torch.rand(1), inspector))
+    (losses, weights, random, plain), (watched_losses, watched_weights, watched_random, watched) = results
+    assert torch.equal(losses, watched_losses) and torch.equal(random, watched_random)
+    assert weights.keys() == watched_weights.keys()
+    assert all(torch.equal(weights[name], watched_weights[name]) for name in weights)
+    assert watched.modes == plain.modes and watched.keys == plain.keys
+    assert set(plain.hooks) == {0} and set(watched.hooks) == {2}
+    assert pictures(tmp_path) == [0, 2, 4]
+
+
+def test_copies_made_during_the_run_remember_nothing(tmp_path):
+    inspector = Inspector()
+    logger = one_hand(every_n_batches=1)
+    fit(lightning.pytorch, network(lightning.pytorch), [inspector, logger], tmp_path)  # copies first, pictures after
+    batch = batch_of(2, SIZE)
+    camera = ta.PinholeCamera(batch.focal, batch.principal)
+    vertices = step_of(SIZE).host(batch.image)
+    for copied in inspector.copies:
+        (loss_fn,) = copied.values()
+        assert loss_fn(vertices, camera, batch.image).shape == ()
+        (hook,) = loss_fn._forward_hooks.values()
+        assert hook.__self__.sighting is None and not hook.__self__.wanted
+
+
+def test_nothing_is_left_after_the_run_or_after_an_error(tmp_path):
+    logger, module = pickle.loads(pickle.dumps(TextureAlignmentLogger())), network(lightning.pytorch)
+    fit(lightning.pytorch, module, [logger], tmp_path)
+    assert hooks(module) == 0 and logger._watched == {}
+
+    def fail(*args):
+        assert hooks(module) > 0
+        raise RuntimeError("in the middle")
+
+    module.training_step = fail
+    with pytest.raises(RuntimeError, match="in the middle"):
+        fit(lightning.pytorch, module, [logger], tmp_path)
+    assert hooks(module) == 0 and logger._watched == {}
+
+
+def test_other_processes_do_not_watch():
+    module = network(lightning.pytorch)
+    logger = one_hand()
+    logger.on_fit_start(SimpleNamespace(is_global_zero=False), module)
+    assert hooks(module) == 0
+    trainer = SimpleNamespace(fit_loop=SimpleNamespace(total_batch_idx=0))
+    logger.on_train_batch_start(trainer, module, None, 0)
+    logger.on_train_batch_end(trainer, module, None, None, 0)
+
+
+# --- the watch ------------------------------------------------------------------------
+
+
+def watched_call(step, batch, count=1, **options):
+    watch = LossWatch(count)
+    watch.attach(step.loss_fn)
+    watch.wanted = True
+    answer = step(batch, generator=torch.Generator().manual_seed(0), **options)
+    return watch, answer
+
+
+def test_the_watch_sees_the_step_itself_and_its_first_samples():
+    step, batch = step_of(SIZE), batch_of(3, SIZE)
+    right = torch.tensor([False, True, True])
+    expected, details = step(batch, generator=torch.Generator().manual_seed(0), is_right=right, return_details=True)
+    watch, loss = watched_call(step, batch, 2, is_right=right)
+    assert torch.equal(loss, expected)
+    seen = watch.sighting
+    assert torch.equal(seen.image, batch.image[:2]) and torch.equal(seen.is_right, right[:2])
+    for name in ("per_sample", "texture", "fitted", "residual", "evidence", "coverage", "skipped"):
+        assert torch.equal(getattr(seen.details, name), getattr(details, name)[:2]), name
+    rendered = seen.details.rendering
+    assert torch.equal(rendered.image, details.rendering.image[:2]) and len(rendered.dropped) == 2
+    for tensor in (seen.details.per_sample, rendered.image, rendered.uv):
+        assert not tensor.requires_grad
+    assert rendered.image.untyped_storage().nbytes() == rendered.image.numel() * 4  # not the whole batch's
+    watch.detach()
+    assert hooks(step) == 0 and watch.sighting is None
+
+
+def test_a_caller_that_asked_for_details_gets_them_and_other_hooks_notice_nothing():
+    step, batch = step_of(SIZE), batch_of(2, SIZE)
+    noticed = []
+    step.loss_fn.register_forward_pre_hook(lambda module, args, kwargs: noticed.append(kwargs), with_kwargs=True)
+    step.loss_fn.register_forward_hook(lambda module, args, output: noticed.append(output))
+    watch, (loss, details) = watched_call(step, batch, return_details=True)
+    assert loss.shape == () and isinstance(details, ta.LossDetails)
+    watch.detach()
+    noticed.clear()
+    watched_call(step, batch)
+    assert "return_details" not in noticed[0] and isinstance(noticed[1], torch.Tensor)
+
+
+def test_the_watch_works_on_a_compiled_step():
+    step, batch = step_of(SIZE), batch_of(2, SIZE)
+    expected = step(batch, generator=torch.Generator().manual_seed(0))
+    watch = LossWatch(1)
+    watch.attach(step.loss_fn)
+    torch._dynamo.reset()
+    compiled = torch.compile(step, backend="eager")
+    for wanted in (False, True, False, True):
+        watch.sighting, watch.wanted = None, wanted
+        loss = compiled(batch, generator=torch.Generator().manual_seed(0))
+        torch.testing.assert_close(loss, expected)
+        assert (watch.sighting is not None) == wanted
+
+
+# --- the picture ----------------------------------------------------------------------
+
+
+def cells(sheet, rows, size):
+    """(rows, columns, 3, size, size)."""
+    top, left = sheet.shape[1] - rows * size, sheet.shape[2] - 7 * size
+    return sheet[:, top:, left:].reshape(3, rows, size, 7, size).permute(1, 3, 0, 2, 4)
+
+
+def test_the_sheet_shows_what_its_columns_say():
+    step, batch = step_of(64), batch_of(3, 64)
+    batch.principal[2] += 1e4
+    _, details = step(batch, return_details=True)
+    size = 128
+    found = cells(viz.alignment_sheet(batch.image, details, None, step.loss_fn.renderer.surface, size), 3, size)
+    assert found.shape == (3, 7, 3, size, size) and found.min() >= 0 and found.max() <= 1
+    large = torch.nn.functional.interpolate(batch.image, size=size, mode="bilinear")
+    assert (found[:, 0] - large).abs().mean() < 0.01
+    green = (found[:, 1] - torch.tensor([0.1, 1.0, 0.2])[:, None, None]).abs().sum(dim=1) < 0.1
+    assert (green[:2].float().mean(dim=(1, 2)) > 0.01).all() and not green[2].any()
+    evidence = torch.nn.functional.interpolate(details.evidence, size=size, mode="bilinear")[:, 0]
+    inner = torch.nn.functional.interpolate(details.coverage, size=size, mode="bilinear")[:, 0]
+    away = (inner < 0.02) | (inner > 0.98)  # not under the outline
+    away = torch.nn.functional.max_pool2d(1 - away.float()[:, None], 7, 1, 3)[:, 0] == 0
+    red, blue = found[:, 5, 0], found[:, 5, 2]
+    for sample in range(2):
+        hand, other = (away & (evidence < -3))[sample], (away & (evidence > 3))[sample]
+        assert other.any() and (blue - red)[sample][other].min() > 0.1
+        assert not hand.any() or (red - blue)[sample][hand].min() > 0.1
+    assert (found[2, 5] > 0.99).all()  # a skipped hand has no evidence
+    covered = (inner > 0.9)[:, None].expand(-1, 3, -1, -1)
+    assert (found[2, 4] == 0).all() and found[0, 4][covered[0]].max() > 0.1
+    grey = (found[:, 6] - 0.85).abs().amax(dim=1) < 1e-3
+    assert (grey.float().mean(dim=(1, 2)) > 0.3).all()  # between the charts
+
+
+def test_left_hands_are_shown_as_they_are():
+    step, batch = step_of(64), batch_of(1, 64)
+    mirrored = Batch(batch.image.flip(-1), batch.focal, batch.principal)
+    vertices = step.host(batch.image) * torch.tensor([-1.0, 1.0, 1.0])
+    camera = ta.PinholeCamera(mirrored.focal, mirrored.principal)
+    left = torch.tensor([False])
+    generator = torch.Generator().manual_seed(0)
+    _, details = step.loss_fn(vertices, camera, mirrored.image, is_right=left, generator=generator, return_details=True)
+    _, right = step(batch, generator=generator.manual_seed(0), return_details=True)
+    shown = cells(viz.alignment_sheet(mirrored.image, details, left, cell_size=96), 1, 96)[0]
+    plain = cells(viz.alignment_sheet(batch.image, right, cell_size=96), 1, 96)[0]
+    torch.testing.assert_close(shown[:6], plain[:6].flip(-1), atol=2e-2, rtol=0)
+    torch.testing.assert_close(shown[6], plain[6], atol=1e-3, rtol=0)  # one atlas for both
+
+
+@pytest.mark.parametrize("size", [(32, 48), (48, 32)])
+def test_images_that_are_not_square_and_values_that_are_no_colours(size):
+    surface = ta.HandSurface.mano()
+    loss_fn = ta.DenseTextureAlignmentLoss(ta.TexturedHandRenderer(surface, size), step_of(32).loss_fn.encoder)
+    batch = batch_of(2, 32)
+    image = torch.rand(2, 3, *size)
+    image[1, :, 3:5] = torch.nan
+    camera = ta.PinholeCamera(batch.focal, batch.principal)
+    _, details = loss_fn(step_of(32).host(batch.image), camera, image, return_details=True)
+    sheet = viz.alignment_sheet(image, details, surface=surface, cell_size=96)
+    assert torch.isfinite(sheet).all()
+    height, width = (96 * side // max(size) for side in size)
+    assert 0 <= sheet.shape[1] - 2 * height < 40 and 0 <= sheet.shape[2] - 7 * width < 40
+
+
+def test_a_sheet_of_nothing_or_of_others_is_refused():
+    step, batch = step_of(32), batch_of(2, 32)
+    _, details = step(batch, return_details=True)
+    with pytest.raises(ValueError, match="^alignment_sheet: expected at least one image, got 0"):
+        viz.alignment_sheet(batch.image[:0], details)
+    with pytest.raises(ValueError, match="^alignment_sheet: expected details of these images"):
+        viz.alignment_sheet(batch.image[:1], details)
+
+
+# --- packaging ----------------------------------------------------------------------
+
+
+def test_the_library_does_not_import_lightning():
+    code = "import sys, texalign, texalign.viz, texalign.adapters; print({'lightning', 'pytorch_lightning', 'PIL'}"
+    process = subprocess.run([sys.executable, "-c", code + " & set(sys.modules))"], capture_output=True, text=True)
+    assert process.stdout.strip() == "set()", process.stderr
+
+
+@pytest.mark.parametrize("missing", [("lightning.pytorch", "pytorch_lightning"), ("PIL",)])
+def test_what_is_missing_is_named_with_the_command_that_installs_it(missing, monkeypatch):
+    for name in missing:
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(viz.MissingExtraError, match=r'pip install "texalign\[lightning\]"'):
+        _callback_base()
+
+
+def test_a_callback_is_one_of_every_package_that_is_there(monkeypatch):
+    assert issubclass(TextureAlignmentLogger, lightning.pytorch.Callback)
+    assert issubclass(TextureAlignmentLogger, pytorch_lightning.Callback)
+    monkeypatch.setitem(sys.modules, "lightning.pytorch", None)
+    alone = _callback_base()
+    assert issubclass(alone, pytorch_lightning.Callback) and not issubclass(alone, lightning.pytorch.Callback)
+
+
+def test_the_snippets_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(SNIPPETS / "lightning_logger.py"))
+    events = EventAccumulator(str(next((tmp_path / "logs").rglob("events.*")).parent)).Reload()
+    assert len(events.Images("texture_alignment/alignment")) == 2
+    runpy.run_path(str(SNIPPETS / "alignment_sheet.py"))
+    with Image.open(tmp_path / "alignment.png") as picture:
+        assert is_picture(np.asarray(picture))
