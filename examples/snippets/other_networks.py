@@ -1,0 +1,84 @@
+import torch
+
+import texalign as ta
+
+# --8<-- [start:imports]
+from texalign.adapters import (
+    LossInputs,
+    full_image,
+    orthographic,
+    root_relative,
+    translation_from_joints,
+    weak_perspective,
+)
+
+# --8<-- [end:imports]
+from texalign.hand import HandModel
+
+surface = ta.HandSurface.mano()
+hand = HandModel()(torch.zeros(2, 16, 3))
+vertices = hand.vertices
+encoder = ta.UVTextureEncoder.from_pretrained()
+
+
+def loss_of(size: int) -> ta.DenseTextureAlignmentLoss:
+    """The loss on images of a size."""
+    return ta.DenseTextureAlignmentLoss(ta.TexturedHandRenderer(surface, size), encoder)
+
+
+pred_vertices, pred_camera, images = vertices, torch.tensor([[8.0, 0.09, 0.0]]).repeat(2, 1), torch.rand(2, 3, 224, 224)
+loss_fn = loss_of(224)
+# --8<-- [start:orthographic]
+loss = loss_fn(*orthographic(pred_vertices, pred_camera, images))
+# --8<-- [end:orthographic]
+assert loss.isfinite()
+
+pred_verts, cams, vertex_order = vertices, pred_camera, torch.arange(778)
+# --8<-- [start:weak_perspective]
+loss = loss_fn(*weak_perspective(pred_verts, cams, images, vertex_order=vertex_order))
+# --8<-- [end:weak_perspective]
+assert loss.isfinite()
+
+calib = torch.tensor([[400.0, 0, 128, 0], [0, 400, 64, 0], [0, 0, 1, 0], [0, 0, 0, 1]]).repeat(2, 1, 1)
+out = {"verts": vertices / 0.2}
+data = {"img": torch.rand(2, 3, 128, 128), "calib": calib, "root": torch.tensor([[0.0, 0, 0.5]]).repeat(2, 1)}
+data["mask"] = torch.ones(2, 128, 128)
+loss_fn = loss_of(128)
+# --8<-- [start:root_relative]
+loss = loss_fn(*root_relative(out["verts"], data["root"], data["calib"], data["img"], data["mask"]))
+# --8<-- [end:root_relative]
+assert loss.isfinite()
+
+loss_fn = loss_of(256)
+batch = {
+    "img": torch.rand(1, 2, 3, 256, 256),
+    "center": torch.full((1, 2, 2), 300.0),
+    "scale": torch.full((1, 2), 1.0),
+    "img_focal": torch.full((1, 2), 600.0),
+    "img_center": torch.tensor([[[320.0, 240.0]]]).repeat(1, 2, 1),
+}
+output = {"out": {"trans_full": torch.tensor([[[0.06, 0.05, 0.6]]]).repeat(2, 1, 1)}}
+# --8<-- [start:full_image]
+inputs = full_image(
+    vertices,  # model.mano.query(output["out"]).vertices
+    output["out"]["trans_full"],
+    batch["img"],
+    batch["center"],
+    batch["scale"],
+    batch["img_focal"],
+    batch["img_center"],
+    do_flip="do_flip" in batch,
+)
+loss = loss_fn(*inputs)
+# --8<-- [end:full_image]
+assert loss.isfinite()
+
+mesh_coord_cam, manojoints2cam, images = vertices, hand.joints, torch.rand(2, 3, 256, 256)
+joints_coord_img = 0.5 + 2 * manojoints2cam[..., :2]
+focal = torch.full((2, 2), 600.0)
+# --8<-- [start:translation_from_joints]
+camera = ta.PinholeCamera(focal, torch.full_like(focal, 128.5))
+translation = translation_from_joints(manojoints2cam, joints_coord_img * 256 + 0.5, camera)
+loss = loss_fn(*LossInputs(mesh_coord_cam + translation[:, None], camera, images))
+# --8<-- [end:translation_from_joints]
+assert loss.isfinite()

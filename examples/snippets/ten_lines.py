@@ -1,0 +1,25 @@
+# --8<-- [start:imports]
+import torch
+
+import texalign as ta
+
+# --8<-- [end:imports]
+from texalign.hand import HandModel
+
+pred_vertices = HandModel()(torch.zeros(1, 16, 3)).vertices.requires_grad_()
+pred_cam, image = torch.tensor([[6.0, 0.07, 0.0]]), torch.rand(1, 3, 256, 256)
+
+# --8<-- [start:shown]
+surface = ta.HandSurface.mano()  # MANO's topology and a UV layout, both under MIT
+renderer = ta.TexturedHandRenderer(surface, image_size=256)  # nvdiffrast on CUDA where it works, torch elsewhere
+encoder = ta.UVTextureEncoder.from_pretrained()  # weights inside the package
+loss_fn = ta.DenseTextureAlignmentLoss(renderer, encoder)
+
+camera, translation = ta.PinholeCamera.from_hamer(pred_cam)  # (B, 3), as HaMeR predicts it
+vertices = pred_vertices + translation[:, None]  # (B, 778, 3) metres, camera frame
+
+loss = loss_fn(vertices, camera, image)  # image (B, 3, 256, 256) in [0, 1]
+loss.backward()
+# --8<-- [end:shown]
+
+assert pred_vertices.grad is not None and pred_vertices.grad.abs().sum() > 0

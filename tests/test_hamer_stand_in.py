@@ -1,0 +1,351 @@
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import texalign as ta
+from texalign.adapters import IMAGENET_MEAN, IMAGENET_STD
+
+pytest_plugins = ("real_hamer",)
+
+F32, F64 = torch.float32, torch.float64
+PARAMETERS = {"global_orient": 3, "hand_pose": 45, "betas": 10}
+
+
+def flat(batch, prefix=""):
+    for name, value in batch.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def repeated(batch, times):
+    return {
+        name: repeated(value, times)
+        if isinstance(value, dict)
+        else value.repeat(times, *[1] * (value.dim() - 1))
+        if isinstance(value, torch.Tensor)
+        else value * times
+        for name, value in batch.items()
+    }
+
+
+def coverage(output, pixel_offset=0.5):
+    camera, translation = ta.PinholeCamera.from_hamer(output["pred_cam"], pixel_offset=pixel_offset)
+    assert torch.equal(translation, output["pred_cam_t"])
+    renderer = ta.TexturedHandRenderer(ta.HandSurface.mano(), image_size=256)
+    vertices = output["pred_vertices"] + translation[:, None]
+    return renderer(vertices, camera, torch.ones(1, 3, 1, 1)).coverage[:, 0]
+
+
+def loader(joint_batch, steps):
+    return torch.utils.data.DataLoader([joint_batch] * steps, batch_size=None)
+
+
+def trainer(folder, **options):
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    return pl.Trainer(accelerator="cpu", default_root_dir=folder, **({"logger": False} | quiet | options))
+
+
+def test_batch_has_the_loaders_keys_shapes_and_dtypes(hamer):
+    batch = hamer.training_batch(2, seed=0)
+    expected = {
+        "img": ((2, 3, 256, 256), F32),
+        "mask": ((2, 256, 256), F32),
+        "keypoints_2d": ((2, 21, 3), F32),
+        "keypoints_3d": ((2, 21, 4), F32),
+        "orig_keypoints_2d": ((2, 21, 3), F32),
+        "box_center": ((2, 2), F64),
+        "box_size": ((2,), F64),
+        "img_size": ((2, 2), F64),
+        **{f"mano_params.{name}": ((2, size), F32) for name, size in PARAMETERS.items()},
+        **{f"has_mano_params.{name}": ((2,), F64) for name in PARAMETERS},
+        **{f"mano_params_is_axis_angle.{name}": ((2,), torch.bool) for name in PARAMETERS},
+        "_scale": ((2, 2), F64),
+        "_trans": ((2, 2, 3), F64),
+        "imgname": None,
+    }
+    found = {n: None if isinstance(v, list) else (tuple(v.shape), v.dtype) for n, v in flat(batch)}
+    assert found == expected
+    assert "right" not in batch
+    joint = hamer.joint_batch(2, seed=0)
+    assert all(value.is_contiguous() for _, value in flat(joint) if torch.is_tensor(value))  # HaMeR takes views
+    assert [batch["mano_params_is_axis_angle"][name].all().item() for name in PARAMETERS] == [True, True, False]
+    mocap = joint["mocap"]
+    assert {n: (tuple(v.shape), v.dtype) for n, v in mocap.items()} == {
+        "hand_pose": ((4, 45), F32),
+        "betas": ((4, 10), F32),
+    }
+
+
+def test_output_has_the_networks_keys_shapes_and_dtypes(hamer):
+    model, batch = hamer.make_model(0), hamer.training_batch(2, seed=0)
+    output = model.forward_step(batch, train=True)
+    rotations = {"global_orient": (2, 1, 3, 3), "hand_pose": (2, 15, 3, 3), "betas": (2, 10)}
+    expected = {
+        "pred_cam": (2, 3),
+        **{f"pred_mano_params.{name}": shape for name, shape in rotations.items()},
+        "pred_cam_t": (2, 3),
+        "focal_length": (2, 2),
+        "pred_keypoints_3d": (2, 21, 3),
+        "pred_vertices": (2, 778, 3),
+        "pred_keypoints_2d": (2, 21, 2),
+    }
+    assert {name: tuple(value.shape) for name, value in flat(output)} == expected
+    assert {value.dtype for _, value in flat(output)} == {F32}
+    assert set(output["focal_length"].flatten().tolist()) == {5000.0}
+    loss = model.compute_loss(batch, output, train=True)
+    names = ["loss", "loss_keypoints_2d", "loss_keypoints_3d", *(f"loss_{name}" for name in PARAMETERS)]
+    assert list(output["losses"]) == names
+    assert all(value.dim() == 0 and not value.requires_grad for value in output["losses"].values())
+    assert loss.requires_grad and loss.dtype == F32 and loss.item() == output["losses"]["loss"].item()
+    weights = dict(zip(names[1:], (0.01, 0.05, 0.001, 0.001, 0.0005)))
+    assert loss.item() == pytest.approx(sum(w * output["losses"][n].item() for n, w in weights.items()), rel=1e-5)
+
+
+def test_projection_is_that_of_the_full_crop(hamer):
+    output = hamer.make_model(0).forward_step(hamer.training_batch(2, seed=0))
+    camera, translation = ta.PinholeCamera.from_hamer(output["pred_cam"], pixel_offset=0.0)
+    pixels = camera.project(output["pred_keypoints_3d"] + translation[:, None])
+    assert torch.equal(translation, output["pred_cam_t"])
+    torch.testing.assert_close(256 * (output["pred_keypoints_2d"] + 0.5), pixels, rtol=1e-4, atol=1e-2)
+
+
+def test_losses_are_sums_over_the_batch(hamer):
+    model, batch = hamer.make_model(0).eval(), hamer.training_batch(1, seed=0)
+    with torch.no_grad():
+        one, two, four = (
+            model.compute_loss(b, model.forward_step(b)).item() for b in (repeated(batch, n) for n in (1, 2, 4))
+        )
+    assert two == pytest.approx(2 * one, rel=1e-4) and four == pytest.approx(4 * one, rel=1e-4)
+
+
+def test_the_backbone_sees_the_middle_columns(hamer):
+    model, batch = hamer.make_model(0).eval(), hamer.training_batch(1, seed=0)
+    seen = []
+    model.backbone.register_forward_hook(lambda module, inputs, features: seen.append(inputs[0].shape))
+    before = model(batch)["pred_vertices"]
+    batch["img"][:, :, :, :32] = batch["img"][:, :, :, -32:] = 9.0
+    assert torch.equal(model(batch)["pred_vertices"], before)
+    assert seen == [(1, 3, 256, 192)] * 2
+
+
+@pytest.mark.parametrize("left_share", [0.0, 1.0], ids=["right", "left"])
+def test_the_true_hand_lies_on_keypoints_and_mask(hamer, left_share):
+    batch = hamer.training_batch(2, seed=1, left_share=left_share)
+    output = hamer.truth(batch)
+    error = 256 * (output["pred_keypoints_2d"] - batch["keypoints_2d"][..., :2]).norm(dim=-1)
+    assert error.max() < 2.0 and error.mean() < 0.7
+    drawn, mask = coverage(output) > 0.5, batch["mask"] > 0.5
+    assert ((drawn & mask).sum((1, 2)) / (drawn | mask).sum((1, 2)) > 0.93).all()
+    model = hamer.make_model(0)
+    assert model.compute_loss(batch, output) < 1e-3 * model.compute_loss(batch, model.forward_step(batch))
+    assert (output["pred_cam"][:, 0] > 4).all() and (output["pred_cam_t"][:, 2] > 2).all()
+
+
+def test_a_pixels_index_is_its_centre(hamer):
+    batch = hamer.training_batch(4, seed=0)
+    output = hamer.truth(batch)
+    area = {offset: (coverage(output, offset) - batch["mask"]).abs().sum().item() for offset in (-0.5, 0.5, 1.5)}
+    assert area[0.5] < 0.8 * area[-0.5] and area[0.5] < 0.8 * area[1.5]
+
+
+def test_mask_is_soft_and_without_a_segmentation_only_tells_padding(hamer):
+    segmented = hamer.training_batch(4, seed=0, box_scale=2.0)
+    plain = hamer.training_batch(4, seed=0, box_scale=2.0, segmented=False)
+    assert torch.equal(segmented["img"], plain["img"])
+    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    black = ((segmented["img"] * std + mean).abs() < 1e-4).all(dim=1)
+    mask, known = segmented["mask"], plain["mask"]
+    assert 0.05 < (known == 0).float().mean() < 0.6
+    assert black[known == 0].all()
+    assert ((known == 0) | (known == 1)).float().mean() > 0.98
+    assert (mask <= known).all() and ((mask > 0) & (mask < 1)).any()
+    assert 0.03 < mask.mean() < 0.5
+
+
+def test_colours_are_normalised_after_jitter(hamer):
+    plain, jittered = (hamer.training_batch(2, seed=0, augment=augment) for augment in (False, True))
+    std = torch.tensor(IMAGENET_STD)[:, None, None]
+    levels = (plain["img"] * std + torch.tensor(IMAGENET_MEAN)[:, None, None]) * 255
+    assert (levels - levels.round()).abs().max() < 0.01 and levels.min() > -0.01 and levels.max() < 255.01
+    other = (jittered["img"] * std + torch.tensor(IMAGENET_MEAN)[:, None, None]) * 255
+    assert (other - other.round()).abs().max() > 0.3 and other.max() < 255.01
+
+
+def test_same_seed_same_batch(hamer):
+    first, second, third = (dict(flat(hamer.training_batch(2, seed=seed))) for seed in (0, 0, 1))
+    assert all(torch.equal(first[n], second[n]) if torch.is_tensor(first[n]) else True for n in first)
+    assert not torch.equal(first["img"], third["img"])
+    first["img"].zero_()
+    assert torch.equal(hamer.training_batch(2, seed=0)["img"], second["img"])  # batches share no memory
+
+
+def test_first_optimiser_trains_head_and_backbone_only(hamer):
+    model = hamer.make_model(0)
+    trained = {id(p) for p in model.get_parameters()}
+    assert trained == {id(p) for part in (model.mano_head, model.backbone) for p in part.parameters()}
+    optimizer, other = model.configure_optimizers()
+    assert {id(p) for group in optimizer.param_groups for p in group["params"]} == trained
+    assert {id(p) for group in other.param_groups for p in group["params"]} == {
+        id(p) for p in model.discriminator.parameters()
+    }
+    assert (optimizer.defaults["weight_decay"], optimizer.param_groups[0]["lr"]) == (1e-4, 1e-5)
+
+
+def test_every_batch_advances_global_step_by_two(hamer, tmp_path):
+    model, steps = hamer.make_model(0), []
+    before = copy.deepcopy(model.state_dict())
+
+    class Watch(pl.Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            steps.append(trainer.global_step)
+            assert {"loss_gen", "loss_disc"} < outputs["losses"].keys()
+
+    assert not model.automatic_optimization
+    run = trainer(tmp_path, max_epochs=1, callbacks=[Watch()])
+    run.fit(model, loader(hamer.joint_batch(1, seed=0), 2))
+    assert steps == [2, 4]
+    assert {"train/loss", "train/loss_step", "train/loss_epoch"} <= run.callback_metrics.keys()
+    moved = {name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {"backbone", "mano_head", "discriminator"}
+
+
+@pytest.mark.parametrize("limit", [None, 0.01])
+def test_gradients_are_clipped_only_where_configured(hamer, limit, tmp_path, monkeypatch):
+    model, clipped = hamer.make_model(0), []
+    if limit is not None:
+        model.cfg.TRAIN.GRAD_CLIP_VAL = limit
+    clip = torch.nn.utils.clip_grad_norm_
+
+    def counted(parameters, *arguments, **options):
+        clipped.append(len(list(parameters)))
+        return clip(parameters, *arguments, **options)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", counted)
+    run = trainer(tmp_path, max_steps=2)
+    run.fit(model, loader(hamer.joint_batch(1, seed=0), 1))
+    assert clipped == ([] if limit is None else [len(model.get_parameters())])
+    assert ("train/grad_norm" in run.callback_metrics) == (limit is not None)
+
+
+def test_a_loss_that_is_nan_ends_the_run(hamer, tmp_path):
+    model = hamer.make_model(0)
+    original = model.compute_loss
+    model.compute_loss = lambda *arguments, **options: original(*arguments, **options) * float("nan")
+    with pytest.raises(ValueError, match="NaN"):
+        trainer(tmp_path, max_steps=2).fit(model, loader(hamer.joint_batch(1, seed=0), 1))
+
+
+def test_validation_logs_every_loss_and_leaves_pixels_in_the_batch(hamer, tmp_path):
+    model, batch = hamer.make_model(0), hamer.training_batch(1, seed=0)
+    before = batch["keypoints_2d"].clone()
+    logger = TensorBoardLogger(tmp_path, name="", version="")
+    trainer(tmp_path, logger=logger).validate(model, loader(batch, 1), verbose=False)
+    events = EventAccumulator(str(tmp_path)).Reload().Tags()
+    names = {"loss", "loss_keypoints_2d", "loss_keypoints_3d", *(f"loss_{name}" for name in PARAMETERS)}
+    assert {f"val/{name}" for name in names} <= set(events["scalars"])
+    assert events["images"] == ["val/predictions"]
+    torch.testing.assert_close(batch["keypoints_2d"][..., :2], 256 * (before[..., :2] + 0.5))
+
+
+def test_under_autocast_vertices_are_rounded_float32(hamer):
+    model, batch = hamer.make_model(0).eval(), hamer.training_batch(2, seed=0)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        output = model.forward_step(batch)
+    assert output["pred_vertices"].dtype == output["pred_cam_t"].dtype == F32
+    assert output["pred_keypoints_2d"].dtype == torch.bfloat16
+    parameters = {name: value.float() for name, value in output["pred_mano_params"].items()}
+    exact = model.mano(**parameters, pose2rot=False).vertices
+    error = (output["pred_vertices"] - exact).norm(dim=-1)
+    assert 5e-5 < error.mean() < 2e-3
+
+
+def test_model_can_be_copied_pickled_and_loaded(hamer, tmp_path):
+    model = hamer.make_model(0).eval()
+    batch = hamer.training_batch(1, seed=0)
+    expected = model(batch)["pred_vertices"]
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(twin(batch)["pred_vertices"], expected)
+    buffer = io.BytesIO()
+    torch.save({"state_dict": model.state_dict()}, buffer)
+    other = hamer.make_model(1).eval()
+    assert not torch.equal(other(batch)["pred_vertices"], expected)
+    buffer.seek(0)
+    other.load_state_dict(torch.load(buffer)["state_dict"], strict=True)
+    assert torch.equal(other(batch)["pred_vertices"], expected)
+
+
+def test_stand_in_without_a_discriminator_counts_every_batch_once(stand_in_hamer, tmp_path):
+    import hamer_stand_in
+
+    config = hamer_stand_in.default_config()
+    config.LOSS_WEIGHTS.ADVERSARIAL = 0
+    model = hamer_stand_in.StandInHAMER(config)
+    run = trainer(tmp_path, max_epochs=1)
+    run.fit(model, loader(stand_in_hamer.joint_batch(1, seed=0), 2))
+    assert run.global_step == 2
+
+
+def test_stand_in_learns_a_batch(stand_in_hamer):
+    model, batch = stand_in_hamer.make_model(0), stand_in_hamer.training_batch(4, seed=0)
+    model.cfg.TRAIN.LR = 1e-3
+    optimizer = model.configure_optimizers()[0]
+    losses = []
+    for _ in range(30):
+        loss = model.compute_loss(batch, model.forward_step(batch, train=True))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_both_loaders_make_the_same_batch(stand_in_hamer, real_hamer):
+    ours, theirs = (
+        dict(flat(kind.training_batch(4, seed=0, augment=False, box_scale=1.8)))
+        for kind in (stand_in_hamer, real_hamer)
+    )
+    assert list(ours) == list(theirs)
+    for name, value in theirs.items():
+        if name == "imgname":
+            assert ours[name] == value
+        elif name == "img":
+            # One grey level, where OpenCV's fixed-point interpolation rounds the other way.
+            torch.testing.assert_close(ours[name], value, rtol=0, atol=1.1 / 255 / min(IMAGENET_STD))
+            assert (ours[name] - value).abs().mean() < 1e-3
+        elif name == "mask":
+            torch.testing.assert_close(ours[name], value, rtol=0, atol=1.1 / 255)
+        else:
+            torch.testing.assert_close(ours[name], value, rtol=1e-5, atol=1e-4 if name == "_trans" else 1e-6)
+
+
+def test_both_compute_the_same_losses(stand_in_hamer, real_hamer):
+    batch = real_hamer.training_batch(2, seed=0)
+    batch["has_mano_params"]["betas"][0] = 0.0
+    batch["keypoints_2d"][0, 3, 2] = batch["keypoints_3d"][1, 5, 3] = 0.0
+    real = real_hamer.make_model(0)
+    output = real.forward_step(batch)
+    theirs = real.compute_loss(batch, output)
+    expected = output.pop("losses")
+    ours = stand_in_hamer.make_model(0).compute_loss(batch, output)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=0)
+    torch.testing.assert_close(output["losses"], expected, rtol=1e-5, atol=1e-7)
+
+
+def test_both_pose_and_project_the_same_hand(stand_in_hamer, real_hamer):
+    import hamer_stand_in
+
+    real = real_hamer.make_model(0)
+    output = real.forward_step(real_hamer.training_batch(2, seed=0))
+    parameters, cam = output["pred_mano_params"], output["pred_cam"]
+    ours = hamer_stand_in.outputs(stand_in_hamer.make_model(0).mano, parameters, cam)
+    torch.testing.assert_close(ours, output, rtol=1e-5, atol=1e-5)
