@@ -147,7 +147,7 @@ def test_the_true_hand_lies_on_keypoints_and_mask(hamer, left_share):
     drawn, mask = coverage(output) > 0.5, batch["mask"] > 0.5
     assert ((drawn & mask).sum((1, 2)) / (drawn | mask).sum((1, 2)) > 0.93).all()
     model = hamer.make_model(0)
-    assert model.compute_loss(batch, output) < 1e-3 * model.compute_loss(batch, model.forward_step(batch))
+    assert model.compute_loss(batch, output) < 2e-3 * model.compute_loss(batch, model.forward_step(batch))
     assert (output["pred_cam"][:, 0] > 4).all() and (output["pred_cam_t"][:, 2] > 2).all()
 
 
