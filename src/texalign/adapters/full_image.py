@@ -60,8 +60,7 @@ def full_image(
 
     Returns:
         `LossInputs`, float32, differentiable in `vertices` and `translation`. `valid` is 0 where the crop reaches
-        beyond
-        the whole image, taken to end at twice `img_center`.
+        beyond the whole image, taken to end at twice `img_center`.
 
     Raises:
         ValueError: another shape or dtype.
@@ -70,8 +69,9 @@ def full_image(
     expect_floating(vertices, who, "vertices", ("N", "V", 3))
     count = len(vertices)
     image = _flat(image, 3, "image", who)
-    expect_floating(image, who, "image", (count, 3, "S", image.shape[-1]))
+    expect_floating(image, who, "image", (count, 3, "S", "S"))
     side = image.shape[-1]
+    expect(image.shape[2] == side, who, "a square image", tuple(image.shape))
     translation = expect_tensor(translation, who, "translation").reshape(-1, 3).float()
     expect(len(translation) == count, who, f"translation ({count}, 3)", tuple(translation.shape))
     center, img_center = _flat(center, 1, "center", who), _flat(img_center, 1, "img_center", who)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from texalign._checks import expect_floating
+from texalign._checks import expect, expect_floating
 from texalign.adapters.inputs import IMAGENET_MEAN, IMAGENET_STD, LossInputs, unnormalised
 from texalign.camera import PinholeCamera
 
@@ -58,7 +58,8 @@ def orthographic(
     if isinstance(cam, Tensor) and cam.dim() == 1:
         cam = cam[None]
     expect_floating(cam, who, "cam", (batch, 3))
-    expect_floating(image, who, "image", (batch, 3, "S", image.shape[-1] if isinstance(image, Tensor) else "S"))
+    expect_floating(image, who, "image", (batch, 3, "S", "S"))
+    expect(image.shape[2] == image.shape[3], who, "a square image", tuple(image.shape))
     # In float16 neither the focal length nor a depth of 100 m has a value of its own.
     camera, translation = PinholeCamera.from_weak_perspective(cam.float(), image.shape[-1], FAR_FOCAL, pixel_offset)
     return LossInputs(vertices.float() + translation[:, None], camera, unnormalised(image, mean, std), mask, valid)

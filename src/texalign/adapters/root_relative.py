@@ -56,6 +56,7 @@ def root_relative(
     batch = len(vertices)
     expect_floating(root, who, "root", (batch, 3 * views))
     expect_floating(image, who, "image", (batch, 3 * views, "S", "S"))
+    expect(image.shape[2] == image.shape[3], who, "a square image", tuple(image.shape))
     expect_floating(calib, who, "calib", (batch, "rows", "columns"))
     rows = calib.shape[2]
     fits = rows in (3, 4) and calib.shape[1] == views * rows

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from texalign._checks import expect_floating
+from texalign._checks import expect_floating, finite_samples
 from texalign.camera import PinholeCamera
 
 
@@ -16,8 +16,7 @@ def translation_from_joints(
     Least squares in three unknowns, in closed form: joint (X, Y, Z) seen at pixel (u, v) asks that
     fx (X + tx) = (u − cx) (Z + tz) and fy (Y + ty) = (v − cy) (Z + tz), linear in t.
 
-        joints_image = joints_coord_img * 256 + 0.5   # HandOccNet: [0, 1] of a crop whose pixel centres are whole
-        numbers
+        joints_image = joints_coord_img * 256 + 0.5  # HandOccNet: [0, 1], of a crop where whole numbers are centres
         translation = translation_from_joints(manojoints2cam, joints_image, camera)
         inputs = LossInputs(mesh_coord_cam + translation[:, None], camera, image)
 
@@ -33,8 +32,8 @@ def translation_from_joints(
 
     Returns:
         (B, 3) float32, metres, to be added to joints and vertices. Where less than two joints count or all lie on one
-        line
-        of sight it is not determined, and comes out as the smallest t that fits.
+        line of sight it is not determined, and comes out as the smallest t that fits. A sample with a non-finite number
+        comes out as 0, which puts the hand at the camera, where the loss skips it.
 
     Raises:
         ValueError: another shape or dtype.
@@ -58,4 +57,6 @@ def translation_from_joints(
         weight = confidence.double()[..., None]
         rows, target = rows * weight[..., None], target * weight
     rows, target = rows.flatten(1, 2), target.flatten(1, 2)
+    good = finite_samples(rows) & finite_samples(target)
+    rows, target = torch.where(good[:, None, None], rows, 0), torch.where(good[:, None], target, 0)
     return (torch.linalg.pinv(rows) @ target[..., None])[..., 0].float()

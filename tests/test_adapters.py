@@ -1,0 +1,399 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+import texalign as ta
+from texalign import synthetic
+from texalign.adapters import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    LossInputs,
+    full_image,
+    orthographic,
+    root_relative,
+    translation_from_joints,
+    weak_perspective,
+)
+
+HALF = (0.5, 0.5, 0.5)
+MIRROR = torch.tensor([-1.0, 1.0, 1.0])
+
+
+def normalised(image, mean, std):
+    return (image - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+
+
+def far_hands(size, seed=3):
+    """Synthetic hands seen in parallel: what METRO and FrankMocap are to predict, and an image of it."""
+    batch = synthetic.generate(4, size, torch.Generator().manual_seed(seed)).canonical()
+    root = batch.joints[:, :1]
+    vertices = batch.vertices - root
+    # s (X + tx) spans [-1, 1] over the image.
+    low, high = vertices[..., :2].amin(dim=1), vertices[..., :2].amax(dim=1)
+    cam = torch.cat([(1.6 / (high - low).amax(dim=1, keepdim=True)), -(low + high) / 2], dim=1)
+    camera, translation = ta.PinholeCamera.from_weak_perspective(cam, size, 1e5)
+    return vertices, cam, drawn(vertices + translation[:, None], camera, batch.texture, size)
+
+
+def drawn(vertices, camera, texture, size):
+    out = ta.TexturedHandRenderer(ta.HandSurface.mano(), size, backend="torch")(vertices, camera, texture)
+    noise = torch.rand(len(vertices), 3, size, size, generator=torch.Generator().manual_seed(0))
+    return (out.image + (1 - out.coverage) * (0.25 + 0.2 * noise) * torch.tensor([0.3, 0.8, 1.0])[:, None, None]).clamp(
+        0, 1
+    )
+
+
+def perturbed(vertices, metres=0.02):
+    """Turned by 20° in the image's plane, and moved."""
+    cosine, sine = 0.94, 0.342
+    turn = vertices.new_tensor([[cosine, -sine, 0.0], [sine, cosine, 0.0], [0.0, 0.0, 1.0]])
+    middle = vertices.mean(dim=1, keepdim=True)
+    return (vertices - middle) @ turn.T + middle + vertices.new_tensor([metres, 0.0, 0.0])
+
+
+@pytest.fixture(scope="module")
+def losses():
+    """A function from a size to the loss of images of it, one value a sample."""
+    surface, encoder = ta.HandSurface.mano(), ta.UVTextureEncoder.from_pretrained()
+    made = {}
+
+    def of(size):
+        if size not in made:
+            renderer = ta.TexturedHandRenderer(surface, size, backend="torch")
+            made[size] = ta.DenseTextureAlignmentLoss(renderer, encoder, token_count=256, reduction="none")
+        return made[size]
+
+    return of
+
+
+def check_loss_and_gradient(loss_fn, adapt, vertices, outputs):
+    """Lower at the truth than beside it for every hand; a gradient at the vertices and at the camera's outputs."""
+    with torch.no_grad():
+        truth = loss_fn(*adapt(vertices, *outputs), generator=torch.Generator().manual_seed(0))
+        beside = loss_fn(*adapt(perturbed(vertices), *outputs), generator=torch.Generator().manual_seed(0))
+    assert (truth < beside - 0.3).all()
+    vertices, *outputs = (value.clone().requires_grad_() for value in (perturbed(vertices), *outputs))
+    loss_fn(*adapt(vertices, *outputs)).sum().backward()
+    for value in (vertices, *outputs):
+        assert torch.isfinite(value.grad).all() and value.grad.flatten(1).norm(dim=1).gt(0).all()
+
+
+class TestOrthographic:
+    def test_projects_where_the_network_does(self):
+        # By hand: s = 8, (tx, ty) = (0.01, −0.02), vertex (0.05, −0.03, 0.08).
+        # 8 · (0.05 + 0.01) = 0.48, 8 · (−0.03 − 0.02) = −0.40; 112 · (1 + 0.48) = 165.76, 112 · (1 − 0.40) = 67.2.
+        # Distance 200,000 / (224 · 8) = 111.6 m; Z moves (53.76, −44.8) by 0.08 / 111.6 of it: (−0.039, 0.032).
+        vertices = torch.tensor([[[0.05, -0.03, 0.08], [0.05, -0.03, 0.0]]])
+        inputs = orthographic(vertices, torch.tensor([[8.0, 0.01, -0.02]]), torch.zeros(1, 3, 224, 224))
+        pixels = inputs.camera.project(inputs.vertices)[0]
+        torch.testing.assert_close(pixels[1], torch.tensor([165.76, 67.20]), atol=2e-3, rtol=0)
+        torch.testing.assert_close(pixels[0] - pixels[1], torch.tensor([-0.0385, 0.0321]), atol=2e-3, rtol=0)
+
+    def test_stays_as_close_to_parallel_as_its_docstring_says(self):
+        # The whole image's square, 0.1 m before and behind, at the scale of the docstring.
+        corner = torch.tensor([[x / 10, y / 10, z] for x in (-1, 1) for y in (-1, 1) for z in (-0.1, 0.1)])[None]
+        inputs = orthographic(corner, torch.tensor([[10.0, 0.0, 0.0]]), torch.zeros(1, 3, 224, 224))
+        exact = 112 * (1 + 10 * corner[..., :2])
+        off = (inputs.camera.project(inputs.vertices) - exact).abs()
+        assert 0.12 < off.max() < 0.13
+
+    def test_takes_the_squeezed_camera_of_a_single_image(self):
+        vertices, image = torch.zeros(1, 778, 3), torch.zeros(1, 3, 224, 224)
+        one, batch = (orthographic(vertices, torch.tensor(cam), image) for cam in ([5.0, 0, 0], [[5.0, 0, 0]]))
+        assert torch.equal(one.vertices, batch.vertices)
+
+    def test_half_precision_keeps_the_camera_finite(self):
+        inputs = orthographic(
+            torch.zeros(1, 778, 3).half(), torch.tensor([[5.0, 0.1, 0]]).half(), torch.zeros(1, 3, 224, 224).half()
+        )
+        assert inputs.vertices.dtype == torch.float32 and torch.isfinite(inputs.camera.focal).all()
+
+    def test_undoes_imagenet_and_hands_masks_on(self):
+        image, mask = torch.rand(2, 3, 32, 32), torch.ones(2, 1, 32, 32)
+        inputs = orthographic(
+            torch.zeros(2, 778, 3), torch.ones(2, 3), normalised(image, IMAGENET_MEAN, IMAGENET_STD), mask, 0.5 * mask
+        )
+        torch.testing.assert_close(inputs.image, image)
+        assert inputs.mask is mask and inputs.valid.unique().tolist() == [0.5]
+
+    def test_skips_a_camera_that_is_none(self, losses):
+        vertices, cam, image = far_hands(64)
+        cam = torch.cat([torch.tensor([[-1.0, 0, 0], [0.0, 0, 0]]), cam[2:]])
+        image = normalised(image, IMAGENET_MEAN, IMAGENET_STD)
+        value, details = losses(64)(*orthographic(vertices, cam, image), return_details=True)
+        assert details.skipped.tolist() == [True, True, False, False] and torch.isfinite(value).all()
+
+    def test_loss_and_gradient(self, losses):
+        vertices, cam, image = far_hands(224)
+        image = normalised(image, IMAGENET_MEAN, IMAGENET_STD)
+        check_loss_and_gradient(losses(224), lambda v, c: orthographic(v, c, image), vertices, [cam])
+
+
+class TestWeakPerspective:
+    def test_projects_where_frankmocap_does(self):
+        # By hand: px = (X + tx) · s · 112 + 112 with s = 5, t = (0.02, 0.01), vertex (−0.06, 0.07, 0):
+        # −0.04 · 5 · 112 + 112 = 89.6 and 0.08 · 5 · 112 + 112 = 156.8.
+        vertices = torch.tensor([[[-0.06, 0.07, 0.0]]])
+        inputs = weak_perspective(vertices, torch.tensor([[5.0, 0.02, 0.01]]), torch.zeros(1, 3, 224, 224))
+        torch.testing.assert_close(
+            inputs.camera.project(inputs.vertices)[0, 0], torch.tensor([89.6, 156.8]), atol=2e-3, rtol=0
+        )
+
+    def test_turns_bgr_into_rgb(self):
+        image = torch.rand(1, 3, 32, 32)
+        inputs = weak_perspective(torch.zeros(1, 778, 3), torch.ones(1, 3), normalised(image.flip(1), HALF, HALF))
+        torch.testing.assert_close(inputs.image, image)
+        # Mean and deviation are in the image's own order.
+        inputs = weak_perspective(
+            torch.zeros(1, 778, 3),
+            torch.ones(1, 3),
+            normalised(image.flip(1), (0.1, 0.2, 0.3), (1.0, 2.0, 3.0)),
+            mean=(0.1, 0.2, 0.3),
+            std=(1.0, 2.0, 3.0),
+        )
+        torch.testing.assert_close(inputs.image, image)
+
+    def test_orders_vertices(self):
+        vertices = torch.rand(1, 5, 3)
+        inputs = weak_perspective(
+            vertices, torch.ones(1, 3), torch.zeros(1, 3, 32, 32), vertex_order=torch.tensor([4, 0, 2])
+        )
+        moved = inputs.vertices - torch.tensor([1.0, 1.0, 2e5 / 32])
+        torch.testing.assert_close(moved[..., :2], vertices[:, [4, 0, 2], :2])
+        with pytest.raises(ValueError, match="vertex_order below 5, got 9"):
+            weak_perspective(vertices, torch.ones(1, 3), torch.zeros(1, 3, 32, 32), vertex_order=torch.tensor([9]))
+
+    def test_loss_and_gradient(self, losses):
+        vertices, cam, image = far_hands(224)
+        order = torch.randperm(778, generator=torch.Generator().manual_seed(1))
+        back = order.argsort()
+        image = normalised(image, HALF, HALF).flip(1)
+        check_loss_and_gradient(
+            losses(224),
+            lambda v, c: weak_perspective(v, c, image, vertex_order=back),
+            vertices[:, order],
+            [cam],
+        )
+
+
+class TestRootRelative:
+    def test_projects_where_mobrecon_does(self):
+        # By hand: vertex (0.25, −0.5, 0.1) · 0.2 + root (0.01, 0.02, 0.58) = (0.06, −0.08, 0.6) m;
+        # 480 · 0.06 / 0.6 + 60 = 108, 450 · (−0.08) / 0.6 + 70 = 10, whole numbers being pixel centres: 108.5, 10.5.
+        calib = torch.eye(4)[None]
+        calib[0, 0, 0], calib[0, 1, 1], calib[0, 0, 2], calib[0, 1, 2] = 480.0, 450.0, 60.0, 70.0
+        vertices, root = torch.tensor([[[0.25, -0.5, 0.1]]]), torch.tensor([[0.01, 0.02, 0.58]])
+        for matrix in (calib, calib[:, :3, :3]):
+            inputs = root_relative(vertices, root, matrix, torch.zeros(1, 3, 128, 128))
+            torch.testing.assert_close(inputs.camera.project(inputs.vertices)[0, 0], torch.tensor([108.5, 10.5]))
+
+    def test_takes_pairs_apart(self):
+        generator = torch.Generator().manual_seed(0)
+        first, second = (torch.rand(2, 778, 3, generator=generator) for _ in range(2))
+        roots, images = torch.rand(2, 2, 3, generator=generator), torch.rand(2, 2, 3, 16, 16, generator=generator)
+        calib, masks = torch.rand(2, 2, 4, 4, generator=generator), torch.rand(2, 2, 16, 16, generator=generator)
+        pair = root_relative(
+            torch.cat([first, second], dim=2),
+            torch.cat([roots[0], roots[1]], dim=1),
+            torch.cat([calib[0], calib[1]], dim=1),
+            torch.cat([images[0], images[1]], dim=1) * 2 - 1,
+            torch.stack([masks[0], masks[1]], dim=1),
+        )
+        for view, vertices in enumerate((first, second)):
+            alone = root_relative(vertices, roots[view], calib[view], images[view] * 2 - 1, masks[view])
+            part = slice(2 * view, 2 * view + 2)
+            for got, want in zip((pair.vertices, pair.image, pair.mask), (alone.vertices, alone.image, alone.mask)):
+                assert torch.equal(got[part], want)
+            assert torch.equal(pair.camera.principal[part], alone.camera.principal)
+        torch.testing.assert_close(pair.image[2:], images[1])
+
+    def test_masks_of_bytes_become_float(self):
+        mask = torch.ones(2, 16, 16, dtype=torch.uint8)
+        inputs = root_relative(
+            torch.zeros(2, 778, 3), torch.zeros(2, 3), torch.zeros(2, 4, 4), torch.zeros(2, 3, 16, 16), mask
+        )
+        assert inputs.mask.dtype == torch.float32 and inputs.mask.shape == (2, 1, 16, 16)
+
+    def test_refuses_a_pair_in_some_arguments_only(self):
+        with pytest.raises(ValueError, match=r"root_relative: expected root \(2, 6\), got \(2, 3\)"):
+            root_relative(torch.zeros(2, 778, 6), torch.zeros(2, 3), torch.zeros(2, 8, 4), torch.zeros(2, 6, 16, 16))
+        with pytest.raises(ValueError, match=r"expected calib \(2, 8, 4\) or \(2, 6, 3\), got \(2, 4, 4\)"):
+            root_relative(torch.zeros(2, 778, 6), torch.zeros(2, 6), torch.zeros(2, 4, 4), torch.zeros(2, 6, 16, 16))
+
+    def test_loss_and_gradient(self, losses):
+        batch = synthetic.generate(4, 128, torch.Generator().manual_seed(8)).canonical()
+        root = batch.joints[:, 0]
+        calib = torch.eye(4).repeat(4, 1, 1)
+        calib[:, [0, 1], [0, 1]], calib[:, :2, 2] = batch.camera.focal, batch.camera.principal - 0.5
+        image = normalised(drawn(batch.vertices, batch.camera, batch.texture, 128), HALF, HALF)
+        check_loss_and_gradient(
+            losses(128),
+            lambda v, r: root_relative(v, r, calib, image),
+            (batch.vertices - root[:, None]) / 0.2,
+            [root],
+        )
+
+
+# A photograph of 1000 × 600, its crop a square of b = 200 · 1.28 = 256 pixels around (700, 250): one crop pixel each.
+PHOTO = {
+    "center": torch.tensor([[700.0, 250.0]]),
+    "scale": torch.tensor([1.28]),
+    "img_focal": torch.tensor([800.0]),
+    "img_center": torch.tensor([[500.0, 300.0]]),
+}
+
+
+class TestFullImage:
+    def test_projects_where_hawor_does(self):
+        # By hand: vertex (0.02, −0.01, 0.05) + t (0.15, −0.04, 0.45) = (0.17, −0.05, 0.5) m;
+        # 800 · 0.17 / 0.5 + 500 = 772 and 800 · (−0.05) / 0.5 + 300 = 220 in the photograph;
+        # minus the corner (700 − 128, 250 − 128): (200, 98) in the crop.
+        inputs = full_image(
+            torch.tensor([[[0.02, -0.01, 0.05]]]),
+            torch.tensor([[[0.15, -0.04, 0.45]]]),
+            torch.zeros(1, 3, 256, 256),
+            **PHOTO,
+        )
+        torch.testing.assert_close(inputs.camera.project(inputs.vertices)[0, 0], torch.tensor([200.0, 98.0]))
+        torch.testing.assert_close(inputs.camera.principal, torch.tensor([[-72.0, 178.0]]))
+
+    def test_resizes_crops(self):
+        # Of twice the side: everything counts half from the corner (700 − 256, 250 − 256) = (444, −6): (164, 113).
+        photo = {**PHOTO, "scale": torch.tensor([2.56])}
+        inputs = full_image(
+            torch.tensor([[[0.02, -0.01, 0.05]]]),
+            torch.tensor([[0.15, -0.04, 0.45]]),
+            torch.zeros(1, 3, 256, 256),
+            **photo,
+        )
+        torch.testing.assert_close(inputs.camera.project(inputs.vertices)[0, 0], torch.tensor([164.0, 113.0]))
+        # Six rows of the photograph above its edge: the first three of the crop show nothing.
+        assert torch.equal(inputs.valid[0, 0, :, 0], (torch.arange(256) >= 3).float())
+
+    def test_undoes_the_mirror_of_left_hands(self):
+        # The network saw the mirrored photograph, in which its crop's middle was 999 − 700 = 299, and meant a hand
+        # whose scale and place in the crop are pred_cam. What forward_step leaves behind follows, after its code.
+        cam = torch.tensor([[6.0, 0.03, -0.02]])
+        box, focal = 256.0, 800.0
+        center, middle = torch.tensor([[299.0, 250.0]]), PHOTO["img_center"]
+
+        def translation(cam, center):
+            x = cam[:, 1] + 2 * (center[:, 0] - middle[:, 0]) / (box * cam[:, 0])
+            y = cam[:, 2] + 2 * (center[:, 1] - middle[:, 1]) / (box * cam[:, 0])
+            return torch.stack([x, y, 2 * focal / (box * cam[:, 0])], dim=1)
+
+        vertices = torch.tensor([[[0.02, -0.01, 0.05], [-0.03, 0.04, -0.02]]])
+        meant = full_image(
+            vertices, translation(cam, center), torch.zeros(1, 3, 256, 256), **{**PHOTO, "center": center}
+        )
+        written = torch.tensor([[2 * 500.0 - 299.0 - 1, 250.0]])
+        flipped = translation(cam * MIRROR[[1, 0, 2]], written)
+        before = written.clone(), flipped.clone()
+        inputs = full_image(
+            vertices, flipped, torch.zeros(1, 3, 256, 256), **{**PHOTO, "center": written}, do_flip=True
+        )
+        torch.testing.assert_close(inputs.camera.principal, meant.camera.principal)
+        torch.testing.assert_close(inputs.vertices, meant.vertices)
+        assert torch.equal(written, before[0]) and torch.equal(flipped, before[1])
+
+    def test_flattens_clips(self):
+        clip = {name: value[None].expand(2, 3, *value.shape[1:]) for name, value in PHOTO.items()}
+        inputs = full_image(
+            torch.zeros(6, 778, 3),
+            torch.ones(6, 1, 3),
+            torch.zeros(2, 3, 3, 64, 64),
+            **clip,
+            mask=torch.ones(2, 3, 1, 64, 64),
+        )
+        assert inputs.image.shape == (6, 3, 64, 64) and inputs.mask.shape == (6, 1, 64, 64)
+        torch.testing.assert_close(inputs.camera.focal, torch.full((6, 2), 200.0))  # 800 · 64 / 256
+
+    def test_refuses_other_shapes(self):
+        with pytest.raises(ValueError, match=r"full_image: expected translation \(2, 3\), got \(1, 3\)"):
+            full_image(torch.zeros(2, 778, 3), torch.zeros(1, 3), torch.zeros(2, 3, 64, 64), **PHOTO)
+        with pytest.raises(ValueError, match=r"full_image: expected center \(2, 2\), got \(1, 2\)"):
+            full_image(torch.zeros(2, 778, 3), torch.zeros(2, 3), torch.zeros(2, 3, 64, 64), **PHOTO)
+
+    def test_loss_and_gradient(self, losses):
+        size = 128
+        batch = synthetic.generate(4, size, torch.Generator().manual_seed(8)).canonical()
+        image = normalised(drawn(batch.vertices, batch.camera, batch.texture, size), IMAGENET_MEAN, IMAGENET_STD)
+        # The same camera, told as a crop of b pixels somewhere in a photograph.
+        box = torch.tensor([180.0, 256.0, 300.0, 128.0])
+        focal = batch.camera.focal[:, 0] * box / size
+        img_center = torch.full((4, 2), 5000.0)
+        center = img_center - batch.camera.principal * (box / size)[:, None] + box[:, None] / 2
+        root = batch.joints[:, 0]
+        check_loss_and_gradient(
+            losses(size),
+            lambda v, t: full_image(v, t, image, center, box / 200, focal, img_center),
+            batch.vertices - root[:, None],
+            [root],
+        )
+
+
+class TestTranslationFromJoints:
+    def test_finds_where_the_hand_stands(self):
+        batch = synthetic.generate(8, 128, torch.Generator().manual_seed(5))
+        root = batch.joints[:, :1]
+        pixels = batch.camera.project(batch.joints)
+        found = translation_from_joints(batch.joints - root, pixels, batch.camera)
+        moved = batch.camera.project(batch.joints - root + found[:, None])
+        torch.testing.assert_close(moved, pixels, atol=2e-2, rtol=0)
+        near = batch.camera.focal[:, 0] < 1000
+        torch.testing.assert_close(found[near], root[near, 0], atol=1e-3, rtol=1e-3)
+
+    def test_by_hand(self):
+        # f = 100, middle (50, 50). Joints (0, 0, 0) and (0.1, 0, 0) seen at (50, 50) and (70, 50): t = (0, 0, 0.5).
+        camera = ta.PinholeCamera(torch.full((1, 2), 100.0), torch.full((1, 2), 50.0))
+        joints, pixels = torch.tensor([[[0.0, 0, 0], [0.1, 0, 0]]]), torch.tensor([[[50.0, 50], [70, 50]]])
+        torch.testing.assert_close(
+            translation_from_joints(joints, pixels, camera), torch.tensor([[0.0, 0.0, 0.5]]), atol=1e-6, rtol=0
+        )
+
+    def test_leaves_joints_without_confidence_out(self):
+        batch = synthetic.generate(2, 128, torch.Generator().manual_seed(5))
+        pixels, confidence = batch.camera.project(batch.joints), torch.ones(2, 21)
+        wrong = pixels.clone()
+        wrong[:, 3], confidence[:, 3] = 0.0, 0.0
+        right = translation_from_joints(batch.joints, pixels, batch.camera, confidence)
+        torch.testing.assert_close(translation_from_joints(batch.joints, wrong, batch.camera, confidence), right)
+        assert not torch.allclose(translation_from_joints(batch.joints, wrong, batch.camera), right, atol=1e-3)
+
+    def test_passes_no_gradient_and_takes_nan(self):
+        batch = synthetic.generate(2, 128, torch.Generator().manual_seed(5))
+        joints = batch.joints.clone().requires_grad_()
+        assert not translation_from_joints(joints, batch.camera.project(joints), batch.camera).requires_grad
+        joints = batch.joints.clone()
+        joints[0, 0] = torch.nan
+        found = translation_from_joints(joints, batch.camera.project(batch.joints), batch.camera)
+        assert found[0].tolist() == [0, 0, 0] and torch.isfinite(found).all()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda v, i: orthographic(v, torch.zeros(2, 4), i),
+        lambda v, i: orthographic(v[0], torch.zeros(2, 3), i),
+        lambda v, i: orthographic(v, torch.zeros(3), i),
+        lambda v, i: orthographic(v, torch.zeros(2, 3), i[:, :, :40]),
+        lambda v, i: weak_perspective(v, torch.zeros(2, 3), i[:, :2]),
+        lambda v, i: weak_perspective(v, torch.zeros(2, 3), i, vertex_order=torch.zeros(2)),
+        lambda v, i: root_relative(v[..., :2], torch.zeros(2, 3), torch.zeros(2, 4, 4), i),
+        lambda v, i: root_relative(v, torch.zeros(2, 3), torch.zeros(2, 4, 4), i, torch.zeros(2, 9, 9)),
+        lambda v, i: translation_from_joints(
+            v, torch.zeros(2, 778, 3), ta.PinholeCamera(torch.ones(2, 2), torch.ones(2, 2))
+        ),
+    ],
+)
+def test_wrong_shapes_are_named(call):
+    with pytest.raises(
+        ValueError, match=r"^(orthographic|weak_perspective|root_relative|translation_from_joints): expected"
+    ):
+        call(torch.zeros(2, 778, 3), torch.zeros(2, 3, 64, 64))
+
+
+def test_all_give_the_loss_its_arguments_in_order():
+    inputs = orthographic(torch.zeros(1, 778, 3), torch.ones(1, 3), torch.zeros(1, 3, 32, 32))
+    assert isinstance(inputs, LossInputs) and inputs._fields == ("vertices", "camera", "image", "mask", "valid")
