@@ -68,7 +68,7 @@ def initial_parameters() -> tuple[Tensor, Tensor, Tensor]:
     """What the network's corrections are added to: pose (96,) as 6D rotations, betas (10,), camera (3,) (s, tx, ty)."""
     pose = torch.eye(3).repeat(16, 1, 1)
     pose[0] = torch.tensor(FINGERS_UP)
-    return pose[:, :, :2].transpose(1, 2).flatten(), torch.zeros(10), torch.tensor([10.0, 0.0, 0.0])
+    return pose[:, :, :2].transpose(1, 2).flatten(), torch.zeros(10), torch.tensor([9.0, 0.0, 0.07])
 
 
 class StandInMANO(nn.Module):

@@ -397,11 +397,11 @@ def test_the_sheet_shows_what_its_columns_say():
     inner = torch.nn.functional.interpolate(details.coverage, size=size, mode="bilinear")[:, 0]
     away = (inner < 0.02) | (inner > 0.98)  # not under the outline
     away = torch.nn.functional.max_pool2d(1 - away.float()[:, None], 7, 1, 3)[:, 0] == 0
-    red, blue = found[:, 5, 0], found[:, 5, 2]
+    red, blue = found[:, 5, 0], found[:, 5, 2]  # blue speaks for the hand
     for sample in range(2):
         hand, other = (away & (evidence < -3))[sample], (away & (evidence > 3))[sample]
-        assert other.any() and (blue - red)[sample][other].min() > 0.1
-        assert not hand.any() or (red - blue)[sample][hand].min() > 0.1
+        assert other.any() and (red - blue)[sample][other].min() > 0.1
+        assert not hand.any() or (blue - red)[sample][hand].min() > 0.1
     assert (found[2, 5] > 0.99).all()  # a skipped hand has no evidence
     covered = (inner > 0.9)[:, None].expand(-1, 3, -1, -1)
     assert (found[2, 4] == 0).all() and found[0, 4][covered[0]].max() > 0.1

@@ -12,7 +12,10 @@ import torch
 
 import texalign as ta
 
-OPTIONAL = {"nvdiffrast", "manotorch", "smplx", "scipy", "PIL", "tqdm", "trimesh", "matplotlib", "torchvision"}
+OPTIONAL = {
+    "nvdiffrast", "manotorch", "smplx", "scipy", "PIL", "tqdm", "trimesh", "matplotlib", "torchvision",
+    "lightning", "pytorch_lightning", "torchmetrics",
+}  # fmt: skip
 
 
 def test_public_names_are_few_sorted_and_documented():
@@ -26,11 +29,21 @@ def test_public_names_are_few_sorted_and_documented():
                 assert inspect.getdoc(member), f"{name}.{attribute}"
 
 
+def test_public_modules_are_imported_when_they_are_named():
+    code = "import sys, texalign as ta; print('texalign.adapters' in sys.modules, ta.adapters.hamer.attach)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("False <function attach")
+    with pytest.raises(AttributeError, match="module 'texalign' has no attribute 'nothing'"):
+        ta.nothing  # noqa: B018
+
+
 def test_version_is_the_packages():
     assert ta.__version__ == importlib.metadata.version("texalign")
 
 
-@pytest.mark.parametrize("module", ["texalign", "texalign.hand", "texalign.mano", "texalign.rasterize"])
+@pytest.mark.parametrize(
+    "module", ["texalign", "texalign.hand", "texalign.mano", "texalign.rasterize", "texalign.adapters"]
+)
 def test_importing_pulls_in_no_optional_package_and_no_compiler(module):
     # torch itself imports tqdm where it is installed.
     code = f"import sys, torch; before = set(sys.modules); import {module}; print(*(set(sys.modules) - before))"

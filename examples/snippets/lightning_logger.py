@@ -11,7 +11,11 @@ from torch import Tensor
 
 import texalign as ta
 from texalign.hand import HandModel
+
+# --8<-- [start:import]
 from texalign.lightning import TextureAlignmentLogger
+
+# --8<-- [end:import]
 
 
 class Network(pl.LightningModule):

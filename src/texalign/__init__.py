@@ -1,6 +1,8 @@
 """Texture as a training signal for 3D hand reconstruction."""
 
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
 
 from texalign.camera import PinholeCamera
 from texalign.encoder import UVTextureEncoder
@@ -24,3 +26,15 @@ __all__ = [
     "UVObservations",
     "UVTextureEncoder",
 ]
+
+_MODULES = (
+    "adapters", "fitting", "hand", "hub", "lightning", "mano", "metrics", "photographs", "pretrain", "rasterize",
+    "synthetic", "viz",
+)  # fmt: skip
+
+
+def __getattr__(name: str) -> ModuleType:
+    """The public modules, imported when they are first named: ``texalign.adapters.hamer.attach(…)``."""
+    if name in _MODULES:
+        return import_module(f"texalign.{name}")
+    raise AttributeError(f"module 'texalign' has no attribute {name!r}")

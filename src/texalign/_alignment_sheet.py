@@ -17,10 +17,10 @@ COLUMNS = (
     "textured hand",
     "fitted to the light",
     f"difference, {RESIDUAL_GAIN:g} times",
-    "red: hand, blue: not",
+    "blue: hand, red: not",
     "texture",
 )
-FOR_HAND, AGAINST = (0.80, 0.08, 0.10), (0.10, 0.28, 0.80)
+FOR_HAND, AGAINST = (0.10, 0.28, 0.80), (0.80, 0.08, 0.10)
 BETWEEN_CHARTS = 0.85
 
 
@@ -35,8 +35,8 @@ def alignment_sheet(
 
     The columns: the image; the mesh's outline on it; the hand with the prior's texture; its colours as they were
     compared, fitted to the image's light and carried a little past the outline; how far they are from the image; the
-    evidence, red where the image looks like this hand and blue where it does not (red outside the outline pulls it
-    outwards, blue inside pushes it inwards); the texture. A row's label is the hand's loss, or "skipped".
+    evidence, blue where the image looks like this hand and red where it does not (blue outside the outline pulls it
+    outwards, red inside pushes it inwards); the texture. A row's label is the hand's loss, or "skipped".
 
     Args:
         image: (B, 3, H, W) in [0, 1], as the loss got it.

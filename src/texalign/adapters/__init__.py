@@ -1,5 +1,6 @@
 """From the outputs of known hand networks to what the loss takes: one file per family."""
 
+from texalign.adapters import hamer
 from texalign.adapters.check import CheckReport, check
 from texalign.adapters.full_image import full_image
 from texalign.adapters.inputs import IMAGENET_MEAN, IMAGENET_STD, LossInputs, unnormalised
@@ -15,6 +16,7 @@ __all__ = [
     "LossInputs",
     "check",
     "full_image",
+    "hamer",
     "orthographic",
     "root_relative",
     "translation_from_joints",
