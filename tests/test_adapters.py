@@ -119,10 +119,12 @@ class TestOrthographic:
 
     def test_skips_a_camera_that_is_none(self, losses):
         vertices, cam, image = far_hands(64)
-        cam = torch.cat([torch.tensor([[-1.0, 0, 0], [0.0, 0, 0]]), cam[2:]])
+        cam = torch.cat([torch.tensor([[-1.0, 0, 0], [0.0, 0, 0], [torch.nan, 0, 0]]), cam[3:]]).requires_grad_()
         image = normalised(image, IMAGENET_MEAN, IMAGENET_STD)
         value, details = losses(64)(*orthographic(vertices, cam, image), return_details=True)
-        assert details.skipped.tolist() == [True, True, False, False] and torch.isfinite(value).all()
+        assert details.skipped.tolist() == [True, True, True, False] and torch.isfinite(value).all()
+        value.sum().backward()
+        assert (cam.grad[:3] == 0).all() and cam.grad[3].norm() > 0
 
     def test_loss_and_gradient(self, losses):
         vertices, cam, image = far_hands(224)

@@ -8,11 +8,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from texalign._checks import expect, expect_floating
-from texalign.adapters.inputs import IMAGENET_MEAN, IMAGENET_STD, LossInputs, unnormalised
+from texalign.adapters.inputs import IMAGENET_MEAN, IMAGENET_STD, LossInputs, unnormalised, usable_cam
 from texalign.camera import PinholeCamera
-
-# Below this scale a hand would be tens of kilometres away: no camera, but the network's way of having lost the hand.
-SMALLEST_SCALE = 1e-3
 
 
 def loss_inputs(
@@ -59,11 +56,7 @@ def loss_inputs(
     vertices = output["pred_vertices"] if vertices is None else vertices
     expect_floating(vertices, who, "output['pred_vertices']", (count, "V", 3))
     with torch.autocast(image.device.type, enabled=False):
-        cam = cam.float()
-        usable = torch.isfinite(cam).all(dim=1) & (cam[:, 0] > SMALLEST_SCALE)
-        # Not by multiplication: a NaN times 0 is a NaN. Scale −1 lies behind the camera.
-        cam = torch.where(usable[:, None], cam, cam.new_tensor([-1.0, 0.0, 0.0]))
-        camera, translation = PinholeCamera.from_hamer(cam, size, focal, pixel_offset)
+        camera, translation = PinholeCamera.from_hamer(usable_cam(cam), size, focal, pixel_offset)
         image = unnormalised(image, mean, std)
         valid = _valid(batch, image)
         mask = batch.get("mask")

@@ -3,11 +3,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from texalign._checks import expect, expect_floating
 from texalign.camera import PinholeCamera
 
+# Below this scale a hand would be tens of kilometres away: no camera, but the network's way of having lost the hand.
+SMALLEST_SCALE = 1e-3
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -45,3 +48,14 @@ def unnormalised(image: Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Sequ
     expect(len(mean) == 3 and len(std) == 3, "unnormalised", "three values in mean and std", (mean, std))
     image = image.detach().float()
     return (image * image.new_tensor(std)[:, None, None] + image.new_tensor(mean)[:, None, None]).clamp(0, 1)
+
+
+def usable_cam(cam: Tensor) -> Tensor:
+    """A network's (s, tx, ty) (B, 3) in float32, with those that are no camera (s ≤ 0, NaN) put behind it.
+
+    The loss skips such a sample; its gradient is zero, where that of 1 / s might be infinite or NaN.
+    """
+    cam = cam.float()
+    usable = torch.isfinite(cam).all(dim=1) & (cam[:, 0] > SMALLEST_SCALE)
+    # Not by multiplication: a NaN times 0 is a NaN. Scale −1 lies behind the camera.
+    return torch.where(usable[:, None], cam, cam.new_tensor([-1.0, 0.0, 0.0]))

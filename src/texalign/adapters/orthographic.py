@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from texalign._checks import expect, expect_floating
-from texalign.adapters.inputs import IMAGENET_MEAN, IMAGENET_STD, LossInputs, unnormalised
+from texalign.adapters.inputs import IMAGENET_MEAN, IMAGENET_STD, LossInputs, unnormalised, usable_cam
 from texalign.camera import PinholeCamera
 
 # So far away that a pinhole draws what a parallel projection draws; near enough that float32 still tells the depths of
@@ -61,5 +61,6 @@ def orthographic(
     expect_floating(image, who, "image", (batch, 3, "S", "S"))
     expect(image.shape[2] == image.shape[3], who, "a square image", tuple(image.shape))
     # In float16 neither the focal length nor a depth of 100 m has a value of its own.
-    camera, translation = PinholeCamera.from_weak_perspective(cam.float(), image.shape[-1], FAR_FOCAL, pixel_offset)
+    size = image.shape[-1]
+    camera, translation = PinholeCamera.from_weak_perspective(usable_cam(cam), size, FAR_FOCAL, pixel_offset)
     return LossInputs(vertices.float() + translation[:, None], camera, unnormalised(image, mean, std), mask, valid)
