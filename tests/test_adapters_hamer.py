@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import pickle
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
@@ -602,6 +605,21 @@ def test_processes_average_the_priors_gradient(tmp_path):
     for rank in (0, 1):
         weight = torch.load(tmp_path / f"{rank}.pt")
         torch.testing.assert_close(weight, torch.tensor([[-0.5, -1.0, -1.5]]))
+
+
+def test_under_ddp_both_processes_keep_the_same_network_and_prior(hamer, prior, tmp_path):
+    """One of them sees nothing in one of its batches; its prior learns from the other's."""
+    command = [sys.executable, str(Path(__file__).parent / "hamer_ddp.py"), hamer.name, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert first["batches"] == second["batches"] == 3
+    assert first["skipped"] == 0 and second["skipped"] == 2
+    for name in ("network", "prior"):
+        torch.testing.assert_close(first[name], second[name], atol=1e-7, rtol=1e-6)
+    before = torch.cat([p.detach().flatten() for p in prior.parameters()])
+    assert (first["prior"] - before).abs().max() > 1e-5
+    assert (tmp_path / "last.ckpt.texalign.pt").is_file()
 
 
 def test_save_and_load_in_a_plain_loop(stand_in_hamer, loss_of, tmp_path):

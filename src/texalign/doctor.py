@@ -21,11 +21,13 @@ OPTIONAL = {
     "scipy": "scipy",
     "pillow": "PIL",
     "tqdm": "tqdm",
+    "lightning": "lightning",
 }
 INSTALL_EXTRA = {
     "scipy": 'pip install "texalign[mano]"',
     "pillow": 'pip install "texalign[demo]"',
     "tqdm": 'pip install "texalign[demo]"',
+    "lightning": 'pip install "texalign[lightning]"',
 }
 INSTALL_CUDA_TORCH = "pip install torch, as the selector on https://pytorch.org/get-started/locally says for CUDA"
 
