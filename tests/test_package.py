@@ -14,7 +14,7 @@ import texalign as ta
 
 OPTIONAL = {
     "nvdiffrast", "manotorch", "smplx", "scipy", "PIL", "tqdm", "trimesh", "matplotlib", "torchvision",
-    "lightning", "pytorch_lightning", "torchmetrics",
+    "lightning", "pytorch_lightning", "torchmetrics", "lpips",
 }  # fmt: skip
 
 
@@ -42,7 +42,8 @@ def test_version_is_the_packages():
 
 
 @pytest.mark.parametrize(
-    "module", ["texalign", "texalign.hand", "texalign.mano", "texalign.rasterize", "texalign.adapters"]
+    "module",
+    ["texalign", "texalign.hand", "texalign.mano", "texalign.rasterize", "texalign.adapters", "texalign.metrics"],
 )
 def test_importing_pulls_in_no_optional_package_and_no_compiler(module):
     # torch itself imports tqdm where it is installed.

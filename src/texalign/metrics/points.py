@@ -1,0 +1,105 @@
+"""Errors of points: of joints and of vertices, as they are, from the root, and after alignment."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from texalign._checks import finite_samples
+from texalign._rotations import best_rotation
+from texalign.metrics._pairs import distances, mean_among, same_shape
+
+
+def point_error(predicted: Tensor, true: Tensor, among: Tensor | None = None) -> Tensor:
+    """(B,) mean distance of points (B, N, D), in their unit: metres in space, pixels in the image.
+
+    Args:
+        predicted: (B, N, D).
+        true: (B, N, D).
+        among: (B, N) bool: which points count. None: all. NaN for a sample where none does.
+
+    Raises:
+        ValueError: a shape, dtype or device does not fit.
+    """
+    return mean_among("point_error", distances(*same_shape("point_error", predicted, true, ("B", "N", "D"))), among)
+
+
+def procrustes_aligned(predicted: Tensor, true: Tensor, reflection: bool = False) -> Tensor:
+    """Points (B, N, 3) turned, scaled and moved onto others as well as can be (Gower, 1975).
+
+    Args:
+        predicted: (B, N, 3).
+        true: (B, N, 3).
+        reflection: whether a hand may also be mirrored to fit better. HaMeR's evaluation does not allow it; those of
+            FreiHAND and HO3D do, and give a smaller error where the mirror image fits better.
+
+    Returns:
+        (B, N, 3), NaN in samples that are not finite.
+
+    Raises:
+        ValueError: a shape or device does not fit.
+    """
+    predicted, true = same_shape("procrustes_aligned", predicted, true, ("B", "N", 3))
+    with torch.autocast(true.device.type, enabled=False):
+        # A singular value decomposition stops at the first value that is not finite.
+        finite = (finite_samples(predicted) & finite_samples(true))[:, None, None]
+        middle = true.mean(dim=1, keepdim=True)
+        source = torch.where(finite, predicted - predicted.mean(dim=1, keepdim=True), 0.0)
+        target = torch.where(finite, true - middle, 0.0)
+        rotation = _best_orthogonal(source, target) if reflection else best_rotation(source, target)
+        turned = source @ rotation.transpose(1, 2)
+        scale = (turned * target).sum(dim=(1, 2)) / source.square().sum(dim=(1, 2)).clamp(min=1e-12)
+        return torch.where(finite, scale[:, None, None] * turned + middle, torch.nan)
+
+
+def mpjpe_mm(predicted: Tensor, true: Tensor, among: Tensor | None = None) -> Tensor:
+    """(B,) millimetres: mean distance of joints (B, J, 3), metres, where `among` (B, J) bool is true."""
+    return 1000 * point_error(predicted, true, among)
+
+
+def root_relative_mpjpe_mm(predicted: Tensor, true: Tensor, root: int = 0, among: Tensor | None = None) -> Tensor:
+    """(B,) millimetres: `mpjpe_mm` of joints (B, J, 3), metres, with joint number `root` of both moved onto the origin.
+
+    That joint counts in the mean, with its 0, as in HaMeR's ``mode_mpjpe``.
+    """
+    predicted, true = same_shape("root_relative_mpjpe_mm", predicted, true, ("B", "J", 3))
+    return mpjpe_mm(predicted - predicted[:, [root]], true - true[:, [root]], among)
+
+
+def pa_mpjpe_mm(predicted: Tensor, true: Tensor, among: Tensor | None = None, reflection: bool = False) -> Tensor:
+    """(B,) millimetres: `mpjpe_mm` after `procrustes_aligned`, which fits all joints, whichever count.
+
+    HaMeR's ``mode_re``; with `reflection`, FreiHAND's and HO3D's aligned error.
+    """
+    return mpjpe_mm(procrustes_aligned(predicted, true, reflection), _known_samples(true), among)
+
+
+def mpvpe_mm(predicted: Tensor, true: Tensor) -> Tensor:
+    """(B,) millimetres: mean distance of vertices (B, V, 3), metres."""
+    return 1000 * point_error(predicted, true)
+
+
+def root_relative_mpvpe_mm(predicted: Tensor, true: Tensor, predicted_root: Tensor, true_root: Tensor) -> Tensor:
+    """(B,) millimetres: `mpvpe_mm` of vertices (B, V, 3) from the root joints (B, 3) of each, all metres."""
+    predicted, true = same_shape("root_relative_mpvpe_mm", predicted, true, ("B", "V", 3))
+    predicted_root, true_root = same_shape("root_relative_mpvpe_mm, roots", predicted_root, true_root, ("B", 3))
+    return mpvpe_mm(predicted - predicted_root[:, None], true - true_root[:, None])
+
+
+def pa_mpvpe_mm(predicted: Tensor, true: Tensor, reflection: bool = False) -> Tensor:
+    """(B,) millimetres: `mpvpe_mm` after `procrustes_aligned`, which fits the vertices.
+
+    With `reflection`, FreiHAND's and HO3D's aligned error.
+    """
+    return mpvpe_mm(procrustes_aligned(predicted, true, reflection), _known_samples(true))
+
+
+def _known_samples(true: Tensor) -> Tensor:
+    """NaN in samples with a point that is not finite, to which nothing can be aligned."""
+    return torch.where(finite_samples(true)[:, None, None], true, torch.nan)
+
+
+def _best_orthogonal(source: Tensor, target: Tensor) -> Tensor:
+    """(B, 3, 3): like `best_rotation`, but a reflection where that is better."""
+    u, _, v = torch.linalg.svd(target.transpose(1, 2) @ source)
+    return u @ v
