@@ -92,7 +92,7 @@ def load() -> ModuleType:
         ImportError: a package that HaMeR needs is missing.
     """
     folder = str(_checkout())
-    _substitute("timm.models.layers", drop_path=None, to_2tuple=_pair, trunc_normal_=torch.nn.init.trunc_normal_)
+    _substitute("timm.models.layers", drop_path=_drop_path, to_2tuple=_pair, trunc_normal_=torch.nn.init.trunc_normal_)
     _substitute("torchvision.utils", make_grid=_grid)
     _substitute("pyrender", **{name: MagicMock() for name in _PYRENDER}, OffscreenRenderer=BlankRenderer)
     if folder not in sys.path:
@@ -219,6 +219,14 @@ class BlankRenderer:
 
     def delete(self) -> None:
         """There is nothing to free."""
+
+
+def _drop_path(x: Tensor, share: float = 0.0, training: bool = False) -> Tensor:
+    """Some samples' branch left out in training (Huang et al., 2016)."""
+    if share == 0 or not training:
+        return x
+    kept = torch.rand(len(x), *[1] * (x.dim() - 1), device=x.device) >= share
+    return x * kept / (1 - share)
 
 
 def _pair(value: Any) -> tuple[Any, Any]:

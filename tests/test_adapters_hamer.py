@@ -458,6 +458,20 @@ def test_interrupted_training_resumes_where_it_was(hamer, loss_of, tmp_path):
     assert changed > 1e-5
 
 
+@pytest.mark.usefixtures("quiet")
+def test_the_file_beside_a_checkpoint_goes_when_lightning_removes_it(stand_in_hamer, loss_of, tmp_path):
+    model = stand_in_hamer.make_model(0)
+    handle = adapter.attach(model, loss_of())
+    keep_one = pl.callbacks.ModelCheckpoint(dirpath=tmp_path, filename="{epoch}", save_top_k=1, every_n_epochs=1)
+    options = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+    trainer = pl.Trainer(accelerator="cpu", max_epochs=2, callbacks=[keep_one], default_root_dir=tmp_path, **options)
+    trainer.fit(model, loader(stand_in_hamer.joint_batch(2, seed=20)))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["epoch=1.ckpt", "epoch=1.ckpt.texalign.pt"]
+    handle.detach()
+    for owner, name in ((trainer, "save_checkpoint"), (trainer.strategy, "remove_checkpoint")):
+        assert name not in vars(owner)
+
+
 def trust_own_checkpoints():
     """HaMeR's checkpoints hold its configuration as an object, which PyTorch ≥ 2.6 reads only where told to trust."""
     patch = pytest.MonkeyPatch()

@@ -47,8 +47,8 @@ def attach(
     that contributed nothing) and ``texture_weight``.
 
     Nothing of it is part of the model: no parameter, buffer, checkpoint entry, copy or pickle. Under Lightning a file
-    ``<checkpoint>.texalign.pt`` with what the handle itself has to remember is written beside each checkpoint, and read
-    when training resumes from it; in a plain loop call `save` and `load`.
+    ``<checkpoint>.texalign.pt`` with what the handle itself has to remember is written beside each checkpoint, removed
+    with it, and read when training resumes from it; in a plain loop call `save` and `load`.
 
     Args:
         model: a `hamer.models.HAMER`, WiLoR's model, or 4D-Humans' with a `loss_fn` for SMPL's surface: anything with
@@ -254,6 +254,8 @@ class HamerAttachment:
             return
         self._trainer = trainer
         self._wrapped.append(WrappedMethod(trainer, "save_checkpoint", self._save_checkpoint))
+        if hasattr(getattr(trainer, "strategy", None), "remove_checkpoint"):
+            self._wrapped.append(WrappedMethod(trainer.strategy, "remove_checkpoint", self._remove_checkpoint))
         resumed = getattr(trainer, "ckpt_path", None)
         if resumed is None:
             return
@@ -270,6 +272,11 @@ class HamerAttachment:
         if self._trainer.is_global_zero and "://" not in str(filepath):
             self.save(f"{filepath}{SUFFIX}")
         return result
+
+    def _remove_checkpoint(self, original: Callable[..., Any], filepath: Any) -> None:
+        original(filepath)
+        if self._trainer.is_global_zero and "://" not in str(filepath):
+            Path(f"{filepath}{SUFFIX}").unlink(missing_ok=True)
 
 
 def _mean_residual(details: LossDetails) -> Tensor:
