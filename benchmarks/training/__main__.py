@@ -1,0 +1,143 @@
+"""Does training with the loss make a better network?
+
+    python benchmarks/training real | detections | synthetic [--seeds 0 1 2] [--arms …] [--fine-tuned FOLDER]
+    python benchmarks/training tune --on real --arms … --rates 3e-4 1e-3
+    python benchmarks/training cost --on real
+
+A table's command trains what is missing, prints the table and writes it to benchmarks/results/training_NAME.json. It
+can be stopped at any time: the same command goes on from the last epoch that was kept. `--show` only prints what is
+finished. Photographs are read from the folder named by TEXALIGN_REAL_DATA.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+BENCHMARKS = Path(__file__).parent.parent
+# Run as a folder, python finds this folder's files only.
+sys.path.insert(0, str(BENCHMARKS))
+
+from recording import environment, table, write_json  # noqa: E402
+from training.arms import ARMS  # noqa: E402
+from training.commands import Data, Experiment, load_priors, usable_arms  # noqa: E402
+from training.overlays import write_overlays  # noqa: E402
+from training.real_samples import TRAIN, TUNE_TRAIN, TUNE_VALIDATE, VALIDATE, real_samples  # noqa: E402
+from training.settings import Settings  # noqa: E402
+from training.synthetic_samples import TEST_SEED, TRAIN_SEED, TUNE_SEED, synthetic_samples  # noqa: E402
+
+REAL = Settings()
+SYNTHETIC = Settings(
+    batch_size=16,
+    shifted=False,
+    first_epochs=8,
+    second_epochs=6,
+    ramp_epochs=1,
+    keypoint_scale=6.0,
+    first_rate=6e-4,
+)
+# Found by `tune` on training frames, and on generated images of another seed.
+RATES = {
+    "real": dict.fromkeys(ARMS, 1e-3),
+    "synthetic": dict.fromkeys(ARMS, 6e-4),
+}
+TABLES = ("real", "detections", "synthetic")
+# Settings that the command line may change.
+CHANGEABLE = {
+    "first_epochs": int,
+    "second_epochs": int,
+    "batch_size": int,
+    "start": str,
+    "first_rate": float,
+    "texture_weight": float,
+    "plain_weight": float,
+}
+# Frames of the video that are near duplicates are drawn together in the bootstrap.
+FRAMES_A_BLOCK = 5
+
+
+def experiment(arguments: argparse.Namespace, name: str, tuning: bool = False) -> Experiment:
+    """Data, settings and rates of a table."""
+    device = arguments.device
+    priors = load_priors(arguments.fine_tuned, device)
+    kind = "synthetic" if name == "synthetic" else "real"
+    settings = SYNTHETIC if kind == "synthetic" else REAL
+    changed = {field: value for field, value in vars(arguments).items() if field in CHANGEABLE and value is not None}
+    settings = replace(settings, **changed)
+
+    def photographs(seed: int) -> Data:
+        folder = Path(os.environ.get("TEXALIGN_REAL_DATA", ""))
+        label_seed = None if name == "detections" else seed
+        train, unseen = (TUNE_TRAIN, TUNE_VALIDATE) if tuning else (TRAIN, VALIDATE)
+        parts = (real_samples(folder, frames, label_seed, settings.image_size) for frames in (train, unseen))
+        first, second = (part.to(device) for part in parts)
+        return Data(first, second)
+
+    def generated(seed: int) -> Data:
+        keep, size, unseen_seed = arguments.keep / "training", settings.image_size, TUNE_SEED if tuning else TEST_SEED
+        first = synthetic_samples(keep, arguments.images, TRAIN_SEED, seed, size)
+        second = synthetic_samples(keep, arguments.unseen, unseen_seed, seed, size)
+        return Data(first.to(device), second.to(device))
+
+    data = photographs if kind == "real" else generated
+    folder = f"{name} tuning" if tuning else name
+    if kind == "synthetic":
+        folder += f", {arguments.images} and {arguments.unseen}"
+    block = FRAMES_A_BLOCK if kind == "real" else settings.neighbours
+    return Experiment(folder, data, settings, RATES[kind], priors, arguments.keep, block)
+
+
+def arguments_of(words: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("what", choices=("real", "detections", "synthetic", "tune", "cost", "overlays"))
+    parser.add_argument("--on", choices=TABLES, default="real", help="the table that tune, cost and overlays are for")
+    parser.add_argument("--arms", nargs="+", choices=ARMS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--rates", type=float, nargs="+", default=[3e-4, 1e-3, 3e-3], help="for tune")
+    parser.add_argument("--fine-tuned", type=Path, help="a prior trained on the photographs 0 to 297 as well")
+    parser.add_argument("--images", type=int, default=20_000, help="synthetic ones to train on")
+    parser.add_argument("--unseen", type=int, default=2_000, help="synthetic ones to test on")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--keep", type=Path, default=BENCHMARKS / "unfinished", help="folder of what is done")
+    parser.add_argument("--output", type=Path, help="of the table; for overlays a folder outside the repository")
+    parser.add_argument("--show", action="store_true", help="only print what is finished")
+    for name, kind in CHANGEABLE.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help="see Settings")
+    arguments = parser.parse_args(words)
+    if arguments.what == "overlays" and arguments.output is None:
+        parser.error("overlays need --output FOLDER, outside the repository")
+    return arguments
+
+
+def main() -> None:
+    """Do what the command line says."""
+    arguments = arguments_of()
+    torch.set_num_threads(1)
+    name = arguments.what if arguments.what in TABLES else arguments.on
+    made = experiment(arguments, name, tuning=arguments.what == "tune")
+    arms = arguments.arms or usable_arms(made.priors)
+    if arguments.what == "cost":
+        print(table(made.seconds_per_step(arms)))
+        print(f"{len(arguments.seeds)} seeds: {made.hours(arms, len(arguments.seeds)):.1f} CPU hours")
+    elif arguments.what == "tune":
+        rows = made.tune(arms, arguments.rates, arguments.seeds[0])
+        print(table(rows))
+        if arguments.output is not None:
+            write_json(arguments.output, {"environment": environment(), "table": rows})
+    elif arguments.what == "overlays":
+        write_overlays(made, arms, arguments.seeds[0], arguments.output)
+    elif arguments.show:
+        made.write(arms, arguments.seeds, None)
+    else:
+        default = BENCHMARKS / "results" / f"training_{name}.json"
+        made.run_all(arms, arguments.seeds, arguments.output or default)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""What the tables' commands share: runs that are made once and kept."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+import texalign as ta
+from recording import digest, environment, table, write_json
+from texalign._files import write_whole
+from training.arms import ARMS, FINE_TUNED, WEAK, labels_of
+from training.evaluate import errors, joint_offset
+from training.network import HandNetwork
+from training.samples import Samples
+from training.settings import Run, Settings
+from training.tables import arm_table, narrow
+from training.train import Training, described, named
+
+
+class Data(NamedTuple):
+    """What one seed trains on and is measured on."""
+
+    train: Samples
+    unseen: Samples
+
+
+class Experiment:
+    """Arms on one kind of data.
+
+    Args:
+        name: of the table, and of the folder in which its runs are kept.
+        data: the samples for a seed.
+        settings: of all runs.
+        rates: of the arms.
+        priors: "bundled" and perhaps "fine-tuned".
+        keep: the folder of unfinished things.
+        block: neighbouring unseen images that are near duplicates.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        data: Callable[[int], Data],
+        settings: Settings,
+        rates: dict[str, float],
+        priors: dict[str, nn.Module],
+        keep: Path,
+        block: int,
+    ) -> None:
+        self.name, self.data, self.settings, self.rates = name, data, settings, rates
+        self.priors, self.block = priors, block
+        self.folder = keep / "training" / name
+        self._samples: dict[int, Data] = {}
+
+    def samples(self, seed: int) -> Data:
+        """Those of the last seed are kept in memory."""
+        if seed not in self._samples:
+            self._samples = {seed: self.data(seed)}
+        return self._samples[seed]
+
+    def result(self, arm: str, seed: int, rate: float | None = None) -> dict[str, Any]:
+        """Train, or go on training, measure, and keep what came out."""
+        run = Run(arm, self.rates[arm] if rate is None else rate, seed, self.settings)
+        file = self.folder / f"{named(run)}.json"
+        if not file.exists():
+            train, unseen = self.samples(seed)
+            training = Training(run, train, self.priors, self.folder)
+            network = training.finish(report=partial(print, flush=True))
+            offset = joint_offset(network, train)
+            result = {
+                **described(run, training.progress),
+                "environment": environment(),
+                "source": source(),
+                "errors": errors(network, unseen, offset, self.priors["bundled"]),
+            }
+            write_whole(file, lambda path: path.write_text(json.dumps(result)))
+        return dict(json.loads(file.read_text()))
+
+    def network(self, arm: str, seed: int) -> HandNetwork:
+        """As trained."""
+        run = Run(arm, self.rates[arm], seed, self.settings)
+        train, _ = self.samples(seed)
+        return Training(run, train, self.priors, self.folder).finish()
+
+    def finished(self, arms: Iterable[str], seeds: Iterable[int]) -> dict[str, list[dict[str, Any]]]:
+        """What is there already, by arm."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        for arm in arms:
+            files = [self.folder / f"{named(Run(arm, self.rates[arm], seed, self.settings))}.json" for seed in seeds]
+            runs = [json.loads(file.read_text()) for file in files if file.exists()]
+            if runs:
+                found[arm] = runs
+        return found
+
+    def table(self, arms: Iterable[str], seeds: Iterable[int]) -> list[dict[str, Any]]:
+        """Of the finished runs. There is none without a baseline."""
+        found = self.finished(arms, seeds)
+        return arm_table(found, WEAK, self.block) if WEAK in found else []
+
+    def run_all(self, arms: list[str], seeds: list[int], output: Path | None) -> None:
+        """All runs, seed by seed, then the table, on the screen and in a file."""
+        for seed in seeds:
+            for arm in arms:
+                self.result(arm, seed)
+        self.write(arms, seeds, output)
+
+    def write(self, arms: list[str], seeds: list[int], output: Path | None) -> None:
+        """The table of what is finished."""
+        rows = self.table(arms, seeds)
+        if not rows:
+            print("no run of the baseline is finished")
+            return
+        for part in narrow(rows):
+            print(f"\n{table(part)}")
+        found = self.finished(arms, seeds)
+        cost = {arm: sum(run["seconds"] for run in runs) for arm, runs in found.items()}
+        content: dict[str, Any] = {
+            "environment": environment(),
+            "settings": asdict(self.settings),
+            "rates": {arm: self.rates[arm] for arm in found},
+            "seeds": {arm: [run["run"]["seed"] for run in runs] for arm, runs in found.items()},
+            "commits": sorted({str(run["environment"]["commit"]) for runs in found.values() for run in runs}),
+            "sources": sorted({run["source"] for runs in found.values() for run in runs}),
+            "CPU seconds": cost,
+            "table": rows,
+        }
+        if len(content["sources"]) > 1:
+            print("These runs were made by different versions of the code.")
+        if output is not None:
+            write_json(output, content)
+
+    def tune(self, arms: list[str], rates: list[float], seed: int) -> list[dict[str, Any]]:
+        """A row for each arm and rate: the geometric mean of 2D and aligned 3D joint error is what counts."""
+        rows = []
+        for arm in arms:
+            for rate in rates:
+                found = self.result(arm, seed, rate)["errors"]
+                pixels, space = (
+                    sum(found[name]["values"]) / len(found[name]["values"])
+                    for name in ("2D joints, px", "PA-MPJPE, mm")
+                )
+                rows.append({"arm": arm, "rate": rate, "2D joints, px": pixels, "PA-MPJPE, mm": space})
+                rows[-1]["geometric mean"] = (pixels * space) ** 0.5
+        return rows
+
+    def seconds_per_step(self, arms: list[str], steps: int = 6) -> list[dict[str, Any]]:
+        """What a step costs in both stages, and a run's minutes."""
+        train, _ = self.samples(0)
+        settings = self.settings
+        per_epoch = len(train) // settings.neighbours * settings.neighbours // settings.batch_size
+        rows = []
+        for arm in arms:
+            quick = replace(settings, first_epochs=0, second_epochs=1, ramp_epochs=0)
+            training = Training(Run(arm, 1e-4, 0, quick), train, self.priors, self.folder / "never written")
+            batch = torch.arange(settings.batch_size)
+            costs = {}
+            for stage, part in (("first", -1e-6), ("second", 0.5)):
+                training._step(batch, part, torch.Generator().manual_seed(0))
+                began = time.process_time()
+                for _ in range(steps):
+                    training._step(batch, part, torch.Generator().manual_seed(0))
+                costs[stage] = (time.process_time() - began) / steps
+            rows.append(
+                {
+                    "arm": arm,
+                    "first stage, s/step": costs["first"],
+                    "second stage, s/step": costs["second"],
+                    "first stage, minutes": per_epoch * settings.first_epochs * costs["first"] / 60,
+                    "second stage, minutes": per_epoch * settings.second_epochs * costs["second"] / 60,
+                }
+            )
+        return rows
+
+    def hours(self, arms: list[str], seeds: int) -> float:
+        """CPU hours of a table: every kind of labels has one first stage, every arm a second."""
+        rows = self.seconds_per_step(arms)
+        firsts = {labels_of(row["arm"]): row["first stage, minutes"] for row in rows}
+        return float(seeds * (sum(firsts.values()) + sum(row["second stage, minutes"] for row in rows)) / 60)
+
+
+def source() -> str:
+    """Stands for the code that runs: the package's modules in use, and these."""
+    modules = [
+        module for name, module in sorted(sys.modules.items()) if name.partition(".")[0] in ("texalign", "training")
+    ]
+    return digest(b"".join(Path(module.__file__).read_bytes() for module in modules if module.__file__))
+
+
+def load_priors(fine_tuned: Path | None, device: str) -> dict[str, nn.Module]:
+    """Those there are."""
+    surface = ta.HandSurface.mano()
+    priors: dict[str, nn.Module] = {"bundled": ta.UVTextureEncoder.from_pretrained(None, surface).to(device)}
+    if fine_tuned is not None:
+        priors["fine-tuned"] = ta.UVTextureEncoder.from_pretrained(fine_tuned, surface).to(device)
+    return priors
+
+
+def usable_arms(priors: dict[str, nn.Module]) -> list[str]:
+    """Without the fine-tuned prior its arm is left out."""
+    return [arm for arm in ARMS if arm != FINE_TUNED or "fine-tuned" in priors]

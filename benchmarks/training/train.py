@@ -1,0 +1,203 @@
+"""Training a network, resumable to the bit."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from recording import digest
+from texalign._files import write_whole
+from training.arms import FULL, label_objective, labels_of, make_term
+from training.augmentation import augmented
+from training.network import HandNetwork
+from training.order import epoch_batches, seeded
+from training.samples import Samples, as_they_are
+from training.settings import Run
+
+# Of the first stage: over so many epochs the rate rises; over this share of it the keypoints' scale falls.
+WARM_EPOCHS, ANNEALED_SHARE = 2, 0.6
+WEIGHT_DECAY, LARGEST_GRADIENT = 1e-3, 5.0
+
+
+@dataclass
+class Progress:
+    """Where a training is.
+
+    Attributes:
+        epoch: epochs done, of both stages.
+        seconds: CPU seconds spent on this arm, the shared first stage included.
+        log: for each epoch the means of what was minimised.
+    """
+
+    epoch: int
+    seconds: float
+    log: list[dict[str, float]]
+
+
+class Training:
+    """A run, from its last checkpoint if there is one.
+
+    Everything random is drawn from generators that follow from seed, epoch and step. A run that was interrupted, and
+    runs of other arms, thus see the same images, augmented in the same way, in the same order.
+
+    Args:
+        run: what to train.
+        samples: the training images.
+        priors: see `make_term`.
+        folder: keeps checkpoints of all runs on these samples.
+        checkpoint_every: epochs.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        samples: Samples,
+        priors: dict[str, nn.Module],
+        folder: Path,
+        checkpoint_every: int = 5,
+    ) -> None:
+        self.run, self.samples, self.folder = run, samples, folder
+        self.checkpoint_every = checkpoint_every
+        device = samples.image.device
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(run.seed)
+            network = HandNetwork(run.settings.image_size)
+        if run.settings.start is not None:
+            network.load_state_dict(torch.load(run.settings.start, map_location="cpu", weights_only=True)["network"])
+        self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=0.0, betas=(0.9, 0.98), weight_decay=WEIGHT_DECAY
+        )
+        self.term = make_term(run.arm, run.settings, priors, device)
+        self.progress = Progress(0, 0.0, [])
+
+    @property
+    def file(self) -> Path:
+        """The run's own checkpoint."""
+        return self.folder / f"{named(self.run)}.pt"
+
+    @property
+    def shared_file(self) -> Path:
+        """The checkpoint of the first stage, which other arms and rates share."""
+        settings = replace(self.run.settings, second_epochs=0, ramp_epochs=0, loss_size=0, token_count=0)
+        settings = replace(settings, texture_weight=0.0, plain_weight=0.0, silhouette_weight=0.0)
+        first = Run(labels_of(self.run.arm), 0.0, self.run.seed, settings)
+        return self.folder / f"{named(first)} first stage.pt"
+
+    def resume(self) -> None:
+        """Load the newest checkpoint that fits, if any."""
+        for file in (self.file, self.shared_file):
+            if file.exists():
+                state = torch.load(file, map_location=self.samples.image.device, weights_only=True)
+                self.network.load_state_dict(state["network"])
+                self.optimizer.load_state_dict(state["optimizer"])
+                self.progress = Progress(**state["progress"])
+                return
+
+    def finish(self, stop_after: int | None = None, report: Callable[[str], None] = print) -> HandNetwork:
+        """Train to the end, or for so many epochs more, and return the network."""
+        self.resume()
+        settings, done = self.run.settings, 0
+        last = settings.first_epochs + settings.second_epochs
+        while self.progress.epoch < last and (stop_after is None or done < stop_after):
+            began = time.process_time()
+            numbers = self._epoch()
+            self.progress.seconds += time.process_time() - began
+            self.progress.epoch += 1
+            self.progress.log.append(numbers)
+            done += 1
+            epoch = self.progress.epoch
+            if epoch in (settings.first_epochs, last) or epoch % self.checkpoint_every == 0:
+                self._save(self.shared_file if epoch <= settings.first_epochs else self.file)
+                shown = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+                report(f"{named(self.run)}: epoch {epoch} of {last}, {self.progress.seconds:.0f} s, {shown}")
+        return self.network
+
+    def _save(self, file: Path) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        state = {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "progress": asdict(self.progress),
+        }
+        write_whole(file, partial(torch.save, state))
+
+    def _epoch(self) -> dict[str, float]:
+        settings, epoch, seed = self.run.settings, self.progress.epoch, self.run.seed
+        batches = epoch_batches(
+            len(self.samples), settings.batch_size, settings.neighbours, settings.shifted, seed, epoch
+        )
+        sums: dict[str, float] = {}
+        for step, rows in enumerate(batches):
+            part = epoch + step / len(batches)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate_at(self.run, part)
+            for name, value in self._step(rows, part, seeded(seed, 2, epoch, step)).items():
+                sums[name] = sums.get(name, 0.0) + float(value) / len(batches)
+        return sums
+
+    def _step(self, rows: Tensor, part: float, generator: torch.Generator) -> dict[str, Tensor]:
+        settings, device = self.run.settings, self.samples.image.device
+        chosen = as_they_are(self.samples.select(rows.to(device)))
+        group = torch.arange(len(rows), device=device) // settings.neighbours
+        with torch.no_grad():
+            batch = augmented(replace(chosen, group=group), settings.neighbours, generator)
+        image = batch.image.contiguous(memory_format=torch.channels_last)
+        prediction = self.network(image, batch.camera)
+        scale, full = scale_at(self.run, part), self.run.arm == FULL
+        total = label_objective(self.network.hand, prediction, batch, scale, settings, full)
+        values = {"labels": total.detach()}
+        strength = strength_at(self.run, part)
+        if self.term is not None and strength > 0:
+            of_term = torch.Generator(device=device).manual_seed(generator.initial_seed())
+            added = self.term(prediction, batch, of_term)
+            values["term"] = added.detach()
+            total = total + strength * added
+        self.optimizer.zero_grad()
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), LARGEST_GRADIENT)
+        self.optimizer.step()
+        return values
+
+
+def rate_at(run: Run, epoch: float) -> float:
+    """Constant after a warm-up in the first stage; in the second the arm's own, falling to zero by a cosine."""
+    settings = run.settings
+    if epoch < settings.first_epochs:
+        return settings.first_rate * min(1.0, (epoch + 0.1) / WARM_EPOCHS)
+    share = (epoch - settings.first_epochs) / settings.second_epochs
+    return run.rate * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def scale_at(run: Run, epoch: float) -> float:
+    """The keypoints' scale, pixels: from a quarter of the image down to its own, or a far hand would feel no pull."""
+    settings = run.settings
+    share = min(1.0, max(0.0, epoch) / max(1e-9, ANNEALED_SHARE * settings.first_epochs))
+    wide = settings.image_size / 4
+    return float(wide * (settings.keypoint_scale / wide) ** share)
+
+
+def strength_at(run: Run, epoch: float) -> float:
+    """0 in the first stage, then rising to 1."""
+    settings = run.settings
+    return min(1.0, max(0.0, (epoch - settings.first_epochs) / max(1e-9, settings.ramp_epochs)))
+
+
+def named(run: Run) -> str:
+    """A file's name: arm, rate, seed, and a digest of the settings."""
+    words = run.arm.replace("+ ", "").replace(",", "").replace(" ", "_")
+    return f"{words} rate {run.rate:g} seed {run.seed} {digest(json.dumps(asdict(run.settings)).encode())[:8]}"
+
+
+def described(run: Run, progress: Progress) -> dict[str, Any]:
+    """For a result's file."""
+    return {"run": asdict(run), "seconds": progress.seconds, "log": progress.log}
