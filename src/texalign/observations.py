@@ -185,9 +185,9 @@ def unwrap_image(
         normal = torch.linalg.cross(corner[:, :, 1] - corner[:, :, 0], corner[:, :, 2] - corner[:, :, 0])
         facing = (normal * corner.mean(dim=2)).sum(dim=-1) < 0
         visible = in_frame & seen_clean & facing & ((texel_depth - seen_depth).abs() < 0.005)
-    scale = pixel.new_tensor([2 / width, 2 / height])
+    place = torch.stack([pixel[..., 0] * (2 / width), pixel[..., 1] * (2 / height)], dim=-1) - 1
     # Texels out of sight may project anywhere, even to infinity: look nothing up for them.
-    grid = torch.where(visible[..., None], pixel * scale - 1, torch.zeros_like(pixel))
+    grid = torch.where(visible[..., None], place, torch.zeros_like(pixel))
     colour = torch.nn.functional.grid_sample(
         image, grid[:, None], mode="bilinear", padding_mode="border", align_corners=False
     )[:, :, 0]

@@ -99,7 +99,8 @@ def background_cost(image: Tensor, outside: Tensor, uniform: float = 0.1) -> Ten
         weight = outside[:, 0].flatten(1)
         counts = colour.new_zeros(batch, BINS**3).scatter_add(1, index.flatten(1), weight)
         cube = counts.reshape(batch, 1, BINS, BINS, BINS)
-        kernel = colour.new_tensor([0.25, 0.5, 0.25])
+        kernel = colour.new_full((3,), 0.25)
+        kernel[1:2].fill_(0.5)  # not new_tensor: a copy to the device that the host waits for
         for shape in ((3, 1, 1), (1, 3, 1), (1, 1, 3)):
             padding = tuple(side // 2 for side in shape)
             cube = functional.conv3d(cube, kernel.reshape(1, 1, *shape), padding=padding)

@@ -71,7 +71,7 @@ def shrunk(inputs: LossInputs, factor: int) -> LossInputs:
     if factor == 1:
         return inputs
     vertices, camera, image, mask, valid = inputs
-    camera = camera.cropped(camera.focal.new_zeros(2), camera.focal.new_tensor(1 / factor))
+    camera = camera.cropped(camera.focal.new_zeros(2), camera.focal.new_full((), 1 / factor))
     image = functional.avg_pool2d(image, factor)
     mask = None if mask is None else functional.avg_pool2d(mask, factor)
     valid = None if valid is None else -functional.max_pool2d(-valid, factor)

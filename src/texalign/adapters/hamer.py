@@ -218,7 +218,7 @@ class HamerAttachment:
         losses["loss_texture"] = texture.detach()
         losses["texture_residual"] = _mean_residual(details)
         losses["texture_skipped"] = skipped.float()
-        losses["texture_weight"] = texture.new_tensor(weight)
+        losses["texture_weight"] = texture.new_full((), weight)
         return total
 
     def _move(self, device: torch.device) -> None:

@@ -47,7 +47,8 @@ def unnormalised(image: Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Sequ
     expect_floating(image, "unnormalised", "image", ("B", 3, "H", "W"))
     expect(len(mean) == 3 and len(std) == 3, "unnormalised", "three values in mean and std", (mean, std))
     image = image.detach().float()
-    return (image * image.new_tensor(std)[:, None, None] + image.new_tensor(mean)[:, None, None]).clamp(0, 1)
+    scale, shift = (constants(image, values)[:, None, None] for values in (std, mean))
+    return (image * scale + shift).clamp(0, 1)
 
 
 def usable_cam(cam: Tensor) -> Tensor:
@@ -58,4 +59,9 @@ def usable_cam(cam: Tensor) -> Tensor:
     cam = cam.float()
     usable = torch.isfinite(cam).all(dim=1) & (cam[:, 0] > SMALLEST_SCALE)
     # Not by multiplication: a NaN times 0 is a NaN. Scale −1 lies behind the camera.
-    return torch.where(usable[:, None], cam, cam.new_tensor([-1.0, 0.0, 0.0]))
+    return torch.where(usable[:, None], cam, constants(cam, (-1.0, 0.0, 0.0)))
+
+
+def constants(like: Tensor, values: Sequence[float]) -> Tensor:
+    """Numbers (N,) in the dtype and on the device of a tensor, written there: the host waits for what it copies."""
+    return torch.cat([like.new_full((1,), value) for value in values])

@@ -117,28 +117,31 @@ class Bilinear(Function):
             for part, (a, b, c, d) in zip(grad, _read(texture, taps)):
                 slope_x += part * torch.lerp(b - a, d - c, weight_y)
                 slope_y += part * torch.lerp(c - a, d - b, weight_x)
-            grad_uv = torch.stack([slope_x * texture.shape[3], slope_y * texture.shape[2]], dim=1) * inside
+            sides = (slope_x * texture.shape[3] * inside[0], slope_y * texture.shape[2] * inside[1])
+            grad_uv = torch.stack(sides, dim=1)
         return grad_texture, grad_uv, None, None
 
 
-def _taps(texture: Tensor, uv: Tensor, sample: Tensor, redirect: Tensor) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
-    """For each uv: where channel 0 of its four texels lies in the flat texture, two blend weights (N,), and (N, 2)
-    whether uv is inside the border.
+def _taps(
+    texture: Tensor, uv: Tensor, sample: Tensor, redirect: Tensor
+) -> tuple[list[Tensor], Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """For each uv: where channel 0 of its four texels lies in the flat texture, two blend weights (N,), and whether u
+    and v are inside the border.
     """
     height, width = texture.shape[2:]
-    size = uv.new_tensor([width, height])
-    position = uv * size - 0.5
-    clamped = torch.minimum(position.clamp(min=0), size - 1)
-    corner = clamped.floor()
-    weight_x, weight_y = (clamped - corner).unbind(1)
-    column, row = corner.to(torch.int64).unbind(1)
+    # Sizes stay Python numbers: a tensor made of them would be a copy to the device that the host waits for.
+    x, y = uv[:, 0] * width - 0.5, uv[:, 1] * height - 0.5
+    clamped_x, clamped_y = x.clamp(0, width - 1), y.clamp(0, height - 1)
+    left, top = clamped_x.floor(), clamped_y.floor()
+    weight_x, weight_y = clamped_x - left, clamped_y - top
+    column, row = left.to(torch.int64), top.to(torch.int64)
     right = (column + 1).clamp(max=width - 1) - column
     below = ((row + 1).clamp(max=height - 1) - row) * width
     first = row * width + column
     texels = (first, first + right, first + below, first + below + right)
     start = sample * (texture.shape[1] * height * width) if texture.shape[0] > 1 else torch.zeros_like(sample)
     taps = [start + redirect.index_select(0, texel) for texel in texels]
-    return taps, weight_x, weight_y, (clamped == position).to(uv.dtype)
+    return taps, weight_x, weight_y, (clamped_x == x, clamped_y == y)
 
 
 def _read(texture: Tensor, taps: list[Tensor]) -> Iterator[list[Tensor]]:

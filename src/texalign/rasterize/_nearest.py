@@ -41,44 +41,49 @@ def _candidates(
     corners: Tensor, in_front: Tensor, crossing: Tensor, face_count: int, height: int, width: int, near: float
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Chunks of (pixel, inverse depth, face) triples covering every pixel centre inside every face."""
-    rows = in_front.nonzero()[:, 0]
-    yield from _span_candidates(corners.index_select(0, rows), rows, face_count, height, width)
-    rows = crossing.nonzero()[:, 0]
-    per_chunk = max(1, MAX_CANDIDATES // (height * width))
-    for chunk in rows.split(per_chunk):
-        if chunk.numel():
+    row_counts, table = _face_rows(corners, in_front, height, width)
+    # Both lengths in one wait for the device.
+    row_total, crossing_total = torch.stack([row_counts.sum(), crossing.sum()]).tolist()
+    yield from _span_candidates(row_counts, table, row_total, face_count, height, width)
+    if crossing_total:
+        rows = crossing.nonzero()[:, 0]
+        for chunk in rows.split(max(1, MAX_CANDIDATES // (height * width))):
             yield _clipped_candidates(corners.index_select(0, chunk), chunk, face_count, height, width, near)
 
 
-def _span_candidates(
-    corners: Tensor, corner_rows: Tensor, face_count: int, height: int, width: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Faces wholly in front: rows of pixel centres between the face's top and bottom, and on each row one span.
-
-    An edge's crossing with a row is computed from its upper corner whichever face asks: shared edges agree to the bit.
-    """
+def _face_rows(corners: Tensor, in_front: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """On how many rows of pixel centres each face lies (0 unless it is wholly in front), and all that a row needs."""
     x, y = (corners[..., 0] / corners[..., 2], corners[..., 1] / corners[..., 2])
     order = y.argsort(dim=1, stable=True)
     x, y = x.gather(1, order), y.gather(1, order)
     top = (y[:, 0] - 0.5).ceil().clamp(0, height)
     bottom = (y[:, 2] - 0.5).ceil().clamp(0, height)
-    visible = (x.amax(dim=1) > 0.5) & (x.amin(dim=1) < width)
+    visible = in_front & (x.amax(dim=1) > 0.5) & (x.amin(dim=1) < width)
     row_counts = torch.where(visible, bottom - top, 0).clamp(min=0).to(torch.int64)
     # Per face: the long edge (top to bottom corner) and the two short ones.
     slope_long = _slope(x[:, 0], y[:, 0], x[:, 2], y[:, 2])
     slope_upper = _slope(x[:, 0], y[:, 0], x[:, 1], y[:, 1])
     slope_lower = _slope(x[:, 1], y[:, 1], x[:, 2], y[:, 2])
     base, gradient_x, gradient_y = _inverse_depth_plane(x, y, 1.0 / corners[..., 2].gather(1, order))
-    table = torch.stack(
-        [x[:, 0], y[:, 0], x[:, 1], y[:, 1], slope_long, slope_upper, slope_lower, base, gradient_x, gradient_y, top],
-        dim=1,
-    )
-    far, close = 1.0 / corners[..., 2].amax(dim=1), 1.0 / corners[..., 2].amin(dim=1)
+    lowest, highest = 1.0 / corners[..., 2].amax(dim=1), 1.0 / corners[..., 2].amin(dim=1)
+    upper = (x[:, 0], y[:, 0], x[:, 1], y[:, 1], slope_long, slope_upper, slope_lower)
+    return row_counts, torch.stack([*upper, base, gradient_x, gradient_y, lowest, highest, top], dim=1)
 
-    face = torch.repeat_interleave(torch.arange(len(corners), device=corners.device), row_counts)
+
+def _span_candidates(
+    row_counts: Tensor, table: Tensor, row_total: int, face_count: int, height: int, width: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Faces wholly in front: rows of pixel centres between the face's top and bottom, and on each row one span.
+
+    An edge's crossing with a row is computed from its upper corner whichever face asks: shared edges agree to the bit.
+    """
+    corner_row = torch.repeat_interleave(
+        torch.arange(len(row_counts), device=table.device), row_counts, output_size=row_total
+    )
     first = row_counts.cumsum(0) - row_counts
-    step = torch.arange(len(face), device=face.device) - first.index_select(0, face)
-    x0, y0, x1, y1, s02, s01, s12, base, gradient_x, gradient_y, top = table.index_select(0, face).unbind(1)
+    step = torch.arange(row_total, device=table.device) - first.index_select(0, corner_row)
+    of_row = table.index_select(0, corner_row).unbind(1)
+    x0, y0, x1, y1, s02, s01, s12, base, gradient_x, gradient_y, lowest, highest, top = of_row
     row = step.to(top.dtype) + top
     centre = row + 0.5
     long = x0 + (centre - y0) * s02
@@ -87,38 +92,36 @@ def _span_candidates(
     right = (torch.maximum(long, short) - 0.5).ceil().clamp(0, width)
     counts = (right - left).to(torch.int64)
     # Inverse depth is affine on the screen; clamping both ends to the face's range tames slivers.
-    lowest, highest = far.index_select(0, face), close.index_select(0, face)
     at_row = base + gradient_y * (centre - y0)
     value_left = (at_row + gradient_x * (left + 0.5 - x0)).clamp(lowest, highest)
     value_right = (at_row + gradient_x * (right - 0.5 - x0)).clamp(lowest, highest)
     gradient = (value_right - value_left) / (right - left - 1).clamp(min=1)
 
-    corner_row = corner_rows.index_select(0, face)
     sample = corner_row.div(face_count, rounding_mode="floor")
     face_id = corner_row - sample * face_count
     first_pixel = (sample * height + row.to(torch.int64)) * width + left.to(torch.int64)
-    kept = counts.nonzero()[:, 0]
-    spans = [t.index_select(0, kept) for t in (counts, first_pixel, value_left, gradient, face_id)]
-    yield from _expand_spans(*spans)
+    yield from _expand_spans(counts, first_pixel, value_left, gradient, face_id)
 
 
 def _expand_spans(
     counts: Tensor, first_pixel: Tensor, value: Tensor, gradient: Tensor, face: Tensor
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Spans, some of which may be empty, in chunks of whole spans, about `MAX_CANDIDATES` pixels each."""
     end = counts.cumsum(0)
+    start = end - counts
     total = int(end[-1]) if len(end) else 0
-    bounds = [0, len(counts)]
+    # The first span of each chunk, and how many candidates come before it.
+    bounds = [(0, 0), (len(counts), total)]
     if total > MAX_CANDIDATES:
         limits = torch.arange(MAX_CANDIDATES, total, MAX_CANDIDATES, device=end.device)
-        bounds = [0, *torch.searchsorted(end, limits).unique().tolist(), len(counts)]
-    for low, high in pairwise(bounds):
-        count = counts[low:high]
-        start = end[low:high] - count
-        if not len(count):
+        cuts = torch.searchsorted(end, limits)
+        bounds[1:1] = zip(*torch.stack([cuts, start.index_select(0, cuts)]).tolist())
+    for (low, before), (high, after) in pairwise(bounds):
+        if before == after:
             continue
-        begin = start[0]
-        span = torch.repeat_interleave(torch.arange(len(count), device=count.device), count)
-        within = torch.arange(len(span), device=count.device) - (start - begin).index_select(0, span)
+        count = counts[low:high]
+        span = torch.repeat_interleave(torch.arange(high - low, device=count.device), count, output_size=after - before)
+        within = torch.arange(before, after, device=count.device) - start[low:high].index_select(0, span)
         pixel = within + first_pixel[low:high].index_select(0, span)
         depth = torch.addcmul(
             value[low:high].index_select(0, span), gradient[low:high].index_select(0, span), within.to(value.dtype)

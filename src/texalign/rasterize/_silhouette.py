@@ -10,6 +10,9 @@ from torch import Tensor
 
 # Faces walked between two pixel centres before giving up. A hand of 1,538 faces across 64 pixels needs up to about ten.
 MAX_STEPS = 12
+# Pairs that have arrived are removed after every second step: it takes a wait for the device, and after the first step
+# nearly all of them are still under way.
+STEPS_BETWEEN_REMOVALS = 2
 # Crossings this far (in pixels) beyond the segment between two centres are rounding, not another silhouette.
 TOLERANCE = 1 / 16
 
@@ -99,16 +102,25 @@ def silhouette_pairs(
     found_edge = torch.full_like(edge, -1)
     found_distance = torch.zeros_like(distance)
     walking = torch.arange(len(edge), device=edge.device)
-    for _ in range(MAX_STEPS):
+    for step in range(1, MAX_STEPS + 1):
         reached = silhouette.index_select(0, sample * flat_faces.numel() + edge)
         good = reached & (distance > -TOLERANCE) & (distance < 1 + TOLERANCE)
-        found_edge[walking[good]], found_distance[walking[good]] = edge[good], distance[good]
+        found_edge.index_copy_(0, walking, torch.where(good, edge, -1))
+        found_distance.index_copy_(0, walking, torch.where(good, distance, 0))
         twin = flat_twins.index_select(0, edge)
-        onward = (~reached & (distance.abs() < 1) & (twin >= 0)).nonzero()[:, 0]
-        if not len(onward):
+        onward = ~reached & (distance.abs() < 1) & (twin >= 0)
+        if step == MAX_STEPS:
+            break
+        if step % STEPS_BETWEEN_REMOVALS:
+            # Those that have arrived stay where they are, and are found there again.
+            next_edge, next_distance = _next_exit(twin.clamp(min=0), flat_faces, place)
+            edge, distance = torch.where(onward, next_edge, edge), torch.where(onward, next_distance, distance)
+            continue
+        still = onward.nonzero()[:, 0]
+        if not len(still):
             break
         walking, twin, sample, centre, direction = (
-            t.index_select(0, onward) for t in (walking, twin, sample, centre, direction)
+            t.index_select(0, still) for t in (walking, twin, sample, centre, direction)
         )
         edge, distance = _next_exit(twin, flat_faces, place)
 
@@ -140,11 +152,12 @@ def _steps(own: Tensor, other: Tensor, height: int, width: int, dtype: torch.dty
 
 def _differing_pairs(face_index: Tensor, nearness: Tensor) -> tuple[Tensor, Tensor]:
     """4-neighbours that show different faces: the nearer pixel and the other."""
-    index = torch.arange(face_index.numel(), device=face_index.device).reshape(face_index.shape)
-    beside = face_index[:, :, 1:] != face_index[:, :, :-1]
-    below = face_index[:, 1:] != face_index[:, :-1]
-    first = torch.cat([index[:, :, :-1][beside], index[:, :-1][below]])
-    second = torch.cat([index[:, :, 1:][beside], index[:, 1:][below]])
+    differs = face_index.new_zeros(2, *face_index.shape, dtype=torch.bool)
+    torch.ne(face_index[:, :, 1:], face_index[:, :, :-1], out=differs[0, :, :, :-1])
+    torch.ne(face_index[:, 1:], face_index[:, :-1], out=differs[1, :, :-1])
+    # Both kinds of neighbour in one list: its length is the one thing that the host has to wait for.
+    below, first = differs.reshape(2, -1).nonzero().unbind(1)
+    second = first + torch.where(below.bool(), face_index.shape[2], 1)
     second_nearer = nearness.index_select(0, second) > nearness.index_select(0, first)
     return torch.where(second_nearer, second, first), torch.where(second_nearer, first, second)
 
