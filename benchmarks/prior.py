@@ -11,7 +11,6 @@ import texalign as ta
 from landscape import Batch
 from plain_scenes import Scenes
 from recording import relative_change
-from stand_ins import mean_of
 from texalign.fitting import KnownShape, disturbed, parameters_of_pose, pose_hand
 from texalign.photographs import Photographs
 from texalign.pretrain import read_texture
@@ -42,7 +41,7 @@ def errors_on(
     generator = torch.Generator().manual_seed(0)
     camera, image, surface = batch.camera, batch.image, renderer.surface
     targets = renderer.observe(vertices, camera, image, batch.mask, TARGETS, generator)
-    mean = mean_of(targets)
+    mean = targets.mean_colour()[:, None]
     result = {}
     for name, mesh in (("visible", vertices), ("visible, mesh off", wrong)):
         if mesh is None:

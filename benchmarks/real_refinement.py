@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 import texalign as ta
+from stand_ins import mask_difference, short_of_wrist
 from synthetic_refinement import Extra
 from texalign.fitting import HandParameters, fit_to_joints, keypoint_objective, pose_hand, refine
 from texalign.hand import Hand, HandModel
 from texalign.metrics import mask_iou, point_error, procrustes_aligned
 from texalign.photographs import Photographs
-from texalign.photometric import beyond_wrist
 
 STEPS, RATE, KEYPOINT_SCALE, SILHOUETTE_WEIGHT = 80, 0.02, 4.0, 8.0
 LABEL_NOISE, OUTLIER, OUTLIER_SHARE, POSE_NOISE = 3.0, 10.0, 0.1, 0.15
@@ -47,16 +47,14 @@ def turned(fit: HandParameters, generator: torch.Generator) -> HandParameters:
 
 def with_pseudo_mask(renderer: ta.TexturedHandRenderer) -> Extra:
     """Squared difference from the pseudo mask, over its area, but beyond the wrist."""
-    wrist = torch.tensor(renderer.surface.boundary_loops[0])
 
     def of(photographs: Photographs) -> Callable[[Hand], Tensor]:
         mask, camera, size = known(photographs.mask), photographs.camera, photographs.image.shape[-1]
 
         def silhouette(hand: Hand) -> Tensor:
             coverage = renderer(hand.vertices, camera, torch.ones(1, 3, 8, 8)).coverage
-            pixels = camera.project(hand.vertices).detach()
-            care = 1 - beyond_wrist(pixels[:, wrist], pixels.mean(dim=1), size, size)
-            return SILHOUETTE_WEIGHT * ((coverage - mask).square() * care).sum(dim=(1, 2, 3)) / mask.sum(dim=(1, 2, 3))
+            care = short_of_wrist(renderer.surface, hand.vertices, camera, size)
+            return SILHOUETTE_WEIGHT * mask_difference(coverage, mask, care)
 
         return silhouette
 

@@ -6,20 +6,21 @@ import torch
 from torch import Tensor, nn
 
 import texalign as ta
+from texalign.adapters._evidence import MeanColour as MeanColour
+from texalign.photometric import beyond_wrist
 
 
-def mean_of(observations: ta.UVObservations) -> Tensor:
-    """(B, 1, 3)."""
-    weight = observations.valid[..., None]
-    return (observations.rgb * weight).sum(dim=1, keepdim=True) / weight.sum(dim=1, keepdim=True).clamp(min=1)
+def mask_difference(coverage: Tensor, mask: Tensor, counted: Tensor) -> Tensor:
+    """(B,) squared difference of coverage and mask over the mask's area, of the pixels that count: what a mask buys."""
+    area = mask.sum(dim=(1, 2, 3)).clamp(min=16)
+    return ((coverage - mask).square() * counted).sum(dim=(1, 2, 3)) / area
 
 
-class MeanColour(nn.Module):
-    """In the prior's place: one colour, the mean of what is seen."""
-
-    def forward(self, observations: ta.UVObservations) -> Tensor:
-        """(B, 3, 8, 8)."""
-        return mean_of(observations)[:, 0, :, None, None].expand(-1, -1, 8, 8)
+def short_of_wrist(surface: ta.HandSurface, vertices: Tensor, camera: ta.PinholeCamera, size: int) -> Tensor:
+    """(B, 1, size, size): 0 beyond the wrist, where a mask of skin shows a forearm that the mesh has not."""
+    pixels = camera.project(vertices).detach()
+    wrist = torch.tensor(surface.boundary_loops[0], device=pixels.device)
+    return 1 - beyond_wrist(pixels[:, wrist], pixels.mean(dim=1), size, size)
 
 
 class PlainDifference(nn.Module):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import texalign as ta
 from landscape import Batch, seeded
+from stand_ins import mask_difference
 from texalign.fitting import KnownShape, disturbed, keypoint_objective, parameters_of_pose, pose_hand, refine
 from texalign.hand import Hand
 from texalign.metrics import mask_iou, point_error
@@ -39,11 +40,10 @@ def with_true_silhouette(renderer: ta.TexturedHandRenderer, weight: float = 8.0)
 
     def of(batch: Batch) -> Callable[[Hand], Tensor]:
         free = 1 - batch.occluder_mask
-        area = batch.mask.sum(dim=(1, 2, 3)).clamp(min=16)
 
         def silhouette(hand: Hand) -> Tensor:
             coverage = renderer(hand.vertices, batch.camera, torch.ones(1, 3, 8, 8)).coverage
-            return weight * ((coverage - batch.mask).square() * free).sum(dim=(1, 2, 3)) / area
+            return weight * mask_difference(coverage, batch.mask, free)
 
         return silhouette
 

@@ -60,13 +60,13 @@ class Step(nn.Module):
         return self.loss_fn(self.host(batch.image), camera, batch.image, **options)
 
 
-def tiny_encoder(surface, seed=0):
+def tiny_encoder(surface, seed=0, spread=0.1):
     """Random weights, the head's too (it begins at 0, where every texture is the mean colour)."""
     generator = torch.Generator().manual_seed(seed)
     prior = ta.UVTextureEncoder(surface, **TINY)
     with torch.no_grad():
         for parameter in prior.parameters():
-            parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+            parameter.copy_(spread * torch.randn(parameter.shape, generator=generator))
     return prior.eval()
 
 

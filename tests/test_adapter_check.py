@@ -102,6 +102,16 @@ def test_sees_left_images_among_right_ones():
     assert any("mirror image" in finding for finding in report.findings), str(report)
 
 
+def test_a_left_surface_takes_left_hands_as_they_are():
+    inputs, _ = hands(SEEDS[0])
+    right = torch.ones(COUNT, dtype=torch.bool)
+    left_hands = LossInputs(inputs.vertices * X, inputs.camera.mirrored(SIZE), inputs.image.flip(-1))
+    left_surface = ta.HandSurface.mano().mirrored()
+    for sides, batch in ((~right, left_hands), (None, left_hands), (right, inputs)):
+        report = check(*batch, surface=left_surface, is_right=sides)
+        assert report.ok, str(report)
+
+
 def test_is_right_settles_left_hands():
     batch = synthetic.generate(COUNT, SIZE, torch.Generator().manual_seed(SEEDS[0]), left_share=0.5)
     assert 0 < int(batch.is_right.sum()) < COUNT

@@ -369,7 +369,6 @@ def test_the_benchmark_runs_dry(monkeypatch, capsys, tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 def test_the_benchmark_takes_hamers_step_from_the_stand_in(monkeypatch, capsys, tmp_path):
-    pytest.importorskip("pytorch_lightning")
     results, _ = run_benchmark(monkeypatch, capsys, tmp_path / "r.json", "hamer")
     (row,) = results["hamer"]
     assert row["network"].startswith("stand-in") and row["renderer"] == "torch"

@@ -424,6 +424,17 @@ def test_left_hands_are_shown_as_they_are():
     torch.testing.assert_close(shown[6], plain[6], atol=1e-3, rtol=0)  # one atlas for both
 
 
+def test_a_left_surfaces_hands_are_shown_as_the_loss_saw_them():
+    step, batch = step_of(64), batch_of(1, 64)
+    surface = step.loss_fn.renderer.surface.mirrored()
+    loss_fn = ta.DenseTextureAlignmentLoss(ta.TexturedHandRenderer(surface, 64), step.loss_fn.encoder)
+    camera = ta.PinholeCamera(batch.focal, batch.principal).mirrored(64)
+    vertices, image = step.host(batch.image) * torch.tensor([-1.0, 1.0, 1.0]), batch.image.flip(-1)
+    _, details = loss_fn(vertices, camera, image, is_right=torch.tensor([False]), return_details=True)
+    shown = viz.alignment_sheet(image, details, torch.tensor([False]), surface)
+    assert torch.equal(shown, viz.alignment_sheet(image, details, surface=surface))
+
+
 @pytest.mark.parametrize("size", [(32, 48), (48, 32)])
 def test_images_that_are_not_square_and_values_that_are_no_colours(size):
     surface = ta.HandSurface.mano()

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 import texalign as ta
+from host_network import TINY, tiny_encoder
 from texalign import photometric
-from texalign.loss import mirror_left, pyramid, region_competition
+from texalign.loss import mirrored_unless, pyramid, region_competition
 
 SKIN = torch.tensor([0.8, 0.55, 0.45])
 WALL = torch.tensor([0.2, 0.35, 0.5])
@@ -21,7 +22,6 @@ PLAIN = SKIN[None, :, None, None].expand(1, 3, 16, 16)
 MIRROR = torch.tensor([-1.0, 1.0, 1.0])
 # The terms that are off by default: what holds without them must hold with them.
 EXTRAS = pytest.mark.parametrize("extras", [{}, {"levels": 3, "structure_weight": 1.0}], ids=["plain", "extras"])
-TINY = {"texture_size": 32, "latent_grid": 8, "width": 24, "layers": 1, "heads": 2}
 
 
 class MeanColour(nn.Module):
@@ -50,13 +50,7 @@ class Fixed(nn.Module):
 
 
 def encoder(surface, seed=0):
-    """A tiny one with random weights, the head's too (it begins at 0, where every texture is the mean colour)."""
-    generator = torch.Generator().manual_seed(seed)
-    prior = ta.UVTextureEncoder(surface, **TINY)
-    with torch.no_grad():
-        for parameter in prior.parameters():
-            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
-    return prior.eval()
+    return tiny_encoder(surface, seed, spread=0.3)
 
 
 def loss_of(surface, size=48, prior=None, **kwargs):
@@ -460,14 +454,14 @@ def test_all_right_is_the_default_and_mirroring_twice_is_nothing(surface, photog
     right = torch.ones(2, dtype=torch.bool)
     plain = loss_fn(vertices, camera, image, generator=seeded())
     assert torch.equal(loss_fn(vertices, camera, image, is_right=right, generator=seeded()), plain)
-    once = mirror_left(vertices, camera, image, None, None, ~right)
+    once = mirrored_unless(~right, vertices, camera, image, None, None)
     assert (
         torch.equal(once[0], vertices * MIRROR)
         and torch.equal(once[2], image.flip(-1))
         and once[3] is None
         and once[4] is None
     )
-    twice = mirror_left(*once, ~right)
+    twice = mirrored_unless(~right, *once)
     assert torch.equal(twice[0], vertices) and torch.equal(twice[2], image)
     torch.testing.assert_close(twice[1].principal, camera.principal)
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+import torchmetrics
 from scipy.spatial import procrustes
 from scipy.spatial.transform import Rotation
 
@@ -573,7 +574,6 @@ def test_a_mean_is_of_one_thing():
 
 
 def test_torchmetrics_takes_the_same_values():
-    torchmetrics = pytest.importorskip("torchmetrics")
     predicted, true, side, annotated, visible = keypoints()
     theirs, ours = torchmetrics.MeanMetric(nan_strategy="ignore"), MeanOverSamples()
     sparse = annotated & ~visible & (torch.rand(40, 21, generator=torch.Generator().manual_seed(0)) < 0.1)

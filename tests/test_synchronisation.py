@@ -331,7 +331,6 @@ def test_faces_across_the_near_plane_cost_one_wait_more(surface, scene):
 
 
 def test_hamers_step_waits_only_for_lengths_of_lists(surface):
-    pytest.importorskip("pytorch_lightning")
     from hamer_batches import training_batch
     from hamer_stand_in import make_model
 

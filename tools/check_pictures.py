@@ -16,6 +16,7 @@ from torch.nn.functional import avg_pool2d
 import texalign as ta
 from picture_scene import SIZE, PictureScene, picture_scene
 from texalign.adapters import check
+from texalign.adapters._evidence import flipped
 from texalign.viz import contact_sheet, save_png
 
 
@@ -26,16 +27,12 @@ def wirings(scene: PictureScene) -> dict[str, tuple[Tensor, ta.PinholeCamera, Te
     half = SIZE / 2
     return {
         "right": (vertices, camera, image),
-        "y points up": (_flipped(vertices, middle, (1.0, -1.0, 1.0)), camera, image),
-        "OpenGL's axes": (_flipped(vertices, middle, (1.0, -1.0, -1.0)), camera, image),
+        "y points up": (flipped(vertices, (1.0, -1.0, 1.0), middle), camera, image),
+        "OpenGL's axes": (flipped(vertices, (1.0, -1.0, -1.0), middle), camera, image),
         "mirrored": (vertices, camera, image.flip(-1)),
         "principal point": (vertices, ta.PinholeCamera(camera.focal, camera.principal - half), image),
         "camera of 512 pixels": (vertices, ta.PinholeCamera(2 * camera.focal, 2 * camera.principal), image),
     }
-
-
-def _flipped(vertices: Tensor, about: Tensor, signs: tuple[float, float, float]) -> Tensor:
-    return (vertices - about) * vertices.new_tensor(signs) + about
 
 
 def main() -> None:

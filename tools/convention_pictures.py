@@ -6,9 +6,7 @@ python tools/convention_pictures.py --output FOLDER
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +14,7 @@ import torch
 from torch import Tensor
 
 import texalign as ta
-from picture_files import bare, figure, save
+from picture_files import bare, figure, write_figures
 from texalign.hand import FINGERS_UP, HandModel, sample_pose
 from texalign.rasterize import select_backend
 from texalign.viz import overlay, shade, skin_texture, to_uint8, uv_checker
@@ -181,15 +179,5 @@ FIGURES: dict[str, Callable[[], Any]] = {
 }
 
 
-def main() -> None:
-    """Write all figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("docs/images"), metavar="FOLDER")
-    folder = parser.parse_args().output
-    torch.set_num_threads(1)
-    for name, draw in FIGURES.items():
-        save(draw(), folder / f"{name}.png")
-
-
 if __name__ == "__main__":
-    main()
+    write_figures(__doc__, FIGURES)

@@ -6,10 +6,9 @@ python tools/loss_pictures.py --output FOLDER
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 import texalign as ta
-from picture_files import bare, figure, save
+from picture_files import bare, figure, write_figures
 from picture_scene import SIZE, PictureScene, picture_scene
 from texalign import photometric
 from texalign.loss import EVIDENCE_LIMIT, LossDetails, carried
@@ -273,16 +272,11 @@ FIGURES: dict[str, Callable[[Pictures], Any]] = {
 }
 
 
-def main() -> None:
-    """Write all figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("docs/images"), metavar="FOLDER")
-    folder = parser.parse_args().output
-    torch.set_num_threads(1)
-    pictures = Pictures()
-    for name, draw in FIGURES.items():
-        save(draw(pictures), folder / f"{name}.png")
+@lru_cache(maxsize=1)
+def pictures() -> Pictures:
+    """What all figures show."""
+    return Pictures()
 
 
 if __name__ == "__main__":
-    main()
+    write_figures(__doc__, {name: partial(lambda drawn: drawn(pictures()), draw) for name, draw in FIGURES.items()})

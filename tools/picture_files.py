@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import io
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import torch
 from PIL import Image
 
 matplotlib.use("Agg")
@@ -32,6 +35,21 @@ def bare(axes: Any, title: str = "") -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     axes.set_title(title, fontsize=9, pad=4)
+
+
+def write_figures(description: str | None, drawings: Mapping[str, Callable[[], Any]]) -> None:
+    """The command of a script: draw each figure and write it to docs/images, or to the folder that ``--output`` names.
+
+    Args:
+        description: of the command, for its help.
+        drawings: by name of the file, without its suffix.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("docs/images"), metavar="FOLDER")
+    folder = parser.parse_args().output
+    torch.set_num_threads(1)
+    for name, draw in drawings.items():
+        save(draw(), folder / f"{name}.png")
 
 
 def save(drawn: Any, path: Path) -> None:

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import texalign as ta
-from stand_ins import PlainDifference
+from stand_ins import PlainDifference, mask_difference, short_of_wrist
 from texalign.fitting import KEYPOINT_WEIGHT, anatomy_loss, keypoint_loss
 from texalign.hand import HandModel
-from texalign.photometric import beyond_wrist
 from training.network import Prediction
 from training.samples import Batch
 from training.settings import Settings
@@ -147,16 +146,13 @@ def silhouette_term(renderer: ta.TexturedHandRenderer, weight: float) -> Term:
     Pixels beyond the wrist, under occluders and under padding do not count.
     """
     size = renderer.height
-    wrist = torch.tensor(renderer.surface.boundary_loops[0], device=renderer.surface.faces.device)
 
     def term(prediction: Prediction, batch: Batch, generator: torch.Generator) -> Tensor:
         camera, (mask, free) = at_size(size, batch.camera, batch.mask, batch.free)
         white = torch.ones(1, 3, 8, 8, device=mask.device)
         coverage = renderer(prediction.vertices, camera, white).coverage
-        pixels = camera.project(prediction.vertices).detach()
-        care = free * (1 - beyond_wrist(pixels[:, wrist], pixels.mean(dim=1), size, size))
-        area = mask.sum(dim=(1, 2, 3)).clamp(min=16)
-        return weight * (((coverage - mask).square() * care).sum(dim=(1, 2, 3)) / area).mean()
+        care = free * short_of_wrist(renderer.surface, prediction.vertices, camera, size)
+        return weight * mask_difference(coverage, mask, care).mean()
 
     return term
 

@@ -41,8 +41,9 @@ def alignment_sheet(
     Args:
         image: (B, 3, H, W) in [0, 1], as the loss got it.
         details: of these images, from ``return_details=True``.
-        is_right: (B,) bool, as the loss got it. The loss sees left hands in a mirror; here they are turned back.
-        surface: whose atlas it is: what lies between its charts is then grey.
+        is_right: (B,) bool, as the loss got it. The loss sees hands of the other side than its surface's in a mirror;
+            here they are turned back.
+        surface: the loss's, whose atlas it is: what lies between its charts is then grey. None: of a right hand.
         cell_size: pixels of a picture's longer side.
 
     Returns:
@@ -62,13 +63,13 @@ def alignment_sheet(
     expect(cell_size > 0, who, "cell_size > 0", cell_size)
     with torch.no_grad():
         image = image.detach().float().nan_to_num(0.0, 0.0, 0.0).clamp(0, 1)
-        left = torch.zeros(len(image), dtype=torch.bool) if is_right is None else ~is_right.cpu()
-        seen, coverage = _mirrored(image, left), details.coverage
+        mirrored = torch.zeros(len(image), dtype=torch.bool)
+        if is_right is not None:
+            mirrored = ~(is_right if surface is None else surface.same_side(is_right)).cpu()
+        seen, coverage = _mirrored(image, mirrored), details.coverage
         faint = 0.3 * seen
-        # Where the colours are carried to, and beyond the wrist, where nothing is compared.
+        # Where the colours are carried to.
         near = dilate(coverage, carried(image))
-        compared = coverage * (details.evidence != 0)
-        residual = RESIDUAL_GAIN * compared * details.residual.mean(dim=1, keepdim=True)
         judged = ~details.skipped[:, None, None, None]
         strength = judged * (details.evidence / EVIDENCE_LIMIT).clamp(-1, 1)
         colour = torch.where(strength < 0, _rgb(FOR_HAND, image), _rgb(AGAINST, image))
@@ -78,12 +79,12 @@ def alignment_sheet(
             outline(_enlarged(seen, cell_size), _enlarged(coverage, cell_size)),
             overlay(faint, details.rendering),
             torch.where(near > 0.5, details.fitted, faint),
-            torch.cat([2 * residual, 2 * residual - 0.5, 2 * residual - 1], dim=1),
+            residual_heat(details),
             outline(_enlarged(heat, cell_size), _enlarged(coverage, cell_size), (0.0, 0.0, 0.0), width=1),
         ]
-        cells = [_mirrored(_enlarged(column, cell_size), left).clamp(0, 1) for column in columns]
+        cells = [_mirrored(_enlarged(column, cell_size), mirrored).clamp(0, 1) for column in columns]
         height, width = cells[0].shape[2:]
-        cells.append(_centred(_texture(details.texture, surface, min(height, width)), height, width))
+        cells.append(_centred(texture_picture(details.texture, surface, min(height, width)), height, width))
         labels = [
             "skipped" if skipped else f"loss {value:.2f}"
             for value, skipped in zip(details.per_sample.tolist(), details.skipped.tolist())
@@ -102,7 +103,17 @@ def _enlarged(image: Tensor, longer: int) -> Tensor:
     return interpolate(image, size=size, mode="bilinear", antialias=scale < 1, align_corners=False)
 
 
-def _texture(texture: Tensor, surface: HandSurface | None, size: int) -> Tensor:
+def residual_heat(details: LossDetails) -> Tensor:
+    """(B, 3, H, W), not clamped: the difference of colours from black over red and yellow to white, `RESIDUAL_GAIN`
+    times as bright; black beyond the wrist, where nothing is compared.
+    """
+    compared = details.coverage * (details.evidence != 0)
+    residual = RESIDUAL_GAIN * compared * details.residual.mean(dim=1, keepdim=True)
+    return torch.cat([2 * residual, 2 * residual - 0.5, 2 * residual - 1], dim=1)
+
+
+def texture_picture(texture: Tensor, surface: HandSurface | None, size: int) -> Tensor:
+    """(B, 3, size, size): textures, grey between the surface's charts if it is given."""
     texture = _enlarged(texture.detach().float(), size)
     if surface is None:
         return texture

@@ -19,15 +19,29 @@ def expect_tensor(value: object, who: str, name: str) -> Tensor:
     return value
 
 
-def expect_floating(value: object, who: str, name: str, shape: tuple[int | str, ...]) -> Tensor:
-    """Check a floating tensor's dtype and shape; letters in `shape` (``"B"``) match any size."""
+def expect_shape(value: object, who: str, name: str, shape: tuple[int | str, ...]) -> Tensor:
+    """Check a tensor's shape; letters in `shape` (``"B"``) match any size."""
     tensor = expect_tensor(value, who, name)
     text = "(" + ", ".join(str(size) for size in shape) + ("," if len(shape) == 1 else "") + ")"
     fits = tensor.dim() == len(shape) and all(
         isinstance(want, str) or want == size for want, size in zip(shape, tensor.shape)
     )
     expect(fits, who, f"{name} {text}", tuple(tensor.shape))
+    return tensor
+
+
+def expect_floating(value: object, who: str, name: str, shape: tuple[int | str, ...]) -> Tensor:
+    """Check a floating tensor's dtype and shape, as `expect_shape`."""
+    tensor = expect_shape(value, who, name, shape)
     expect(tensor.is_floating_point(), who, f"{name} of a floating dtype", tensor.dtype)
+    return tensor
+
+
+def expect_flags(value: object, who: str, name: str, count: int) -> Tensor:
+    """Check a tensor of so many bools."""
+    tensor = expect_tensor(value, who, name)
+    fits = tuple(tensor.shape) == (count,) and tensor.dtype == torch.bool
+    expect(fits, who, f"{name} ({count},) bool", f"{tuple(tensor.shape)} {tensor.dtype}")
     return tensor
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
+from texalign._alignment_sheet import RESIDUAL_GAIN, residual_heat, texture_picture
 from texalign.loss import LossDetails
 from texalign.photographs import Photographs
 from texalign.renderer import TexturedHandRenderer
@@ -18,8 +19,6 @@ from texalign.viz import contact_sheet, mark, outline, overlay
 CELL = 160
 # Orange, blue and green: the start and the two refinements.
 COLOURS = ((1.0, 0.55, 0.0), (0.1, 0.85, 1.0), (0.1, 1.0, 0.2))
-# What a residual of one third is drawn as: white.
-RESIDUAL_GAIN = 3.0
 
 
 class Pictures:
@@ -48,8 +47,7 @@ class Pictures:
 
     def texture(self, details: LossDetails) -> Tensor:
         """(B, 3, CELL, CELL): the prior's textures, grey between the atlas's charts."""
-        charts = (self.surface.texel_map(CELL).face_index >= 0).to(details.texture)
-        return interpolate(details.texture, size=CELL, mode="bilinear") * charts + 0.85 * (1 - charts)
+        return texture_picture(details.texture, self.surface, CELL)
 
     def sheet(self, meshes: Mapping[str, Tensor], details: LossDetails, row_labels: Sequence[str]) -> Tensor:
         """One row a hand, (3, height, width).
@@ -62,10 +60,7 @@ class Pictures:
         rendered = interpolate(
             overlay(0.3 * self._like(details.coverage), details.rendering), size=CELL, mode="bilinear"
         )
-        # Beyond the wrist nothing is compared.
-        compared = details.coverage * (details.evidence != 0)
-        residual = RESIDUAL_GAIN * compared * details.residual.mean(dim=1, keepdim=True)
-        heat = torch.cat([2 * residual, 2 * residual - 0.5, 2 * residual - 1], dim=1).clamp(0, 1)
+        heat = residual_heat(details).clamp(0, 1)
         columns = {"image, keypoints": self.marked()}
         for (name, vertices), colour in zip(meshes.items(), COLOURS):
             columns[name] = self.outlined(vertices, colour)

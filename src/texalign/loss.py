@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from texalign import photometric
 from texalign._bounded_gradient import GradientBound
-from texalign._checks import expect, expect_same_device, expect_tensor, finite_samples
+from texalign._checks import expect, expect_flags, expect_same_device, finite_samples
 from texalign._compile import opaque
 from texalign.camera import PinholeCamera
 from texalign.encoder import UVTextureEncoder
@@ -172,9 +172,7 @@ class DenseTextureAlignmentLoss(nn.Module):
         who = "DenseTextureAlignmentLoss"
         batch = self.renderer._check(vertices, camera, image, mask, valid, who)
         if is_right is not None:
-            expect_same_device(who, vertices=vertices, is_right=expect_tensor(is_right, who, "is_right"))
-            fits = tuple(is_right.shape) == (batch,) and is_right.dtype == torch.bool
-            expect(fits, who, f"is_right ({batch},) bool", f"{tuple(is_right.shape)} {is_right.dtype}")
+            expect_same_device(who, vertices=vertices, is_right=expect_flags(is_right, who, "is_right", batch))
         if self.validate:
             check_values(vertices, camera, who)
             _check_image(image, who)
@@ -188,9 +186,8 @@ class DenseTextureAlignmentLoss(nn.Module):
             mask = None if mask is None else mask.detach().float()
             valid = None if valid is None else valid.detach().float()
             if is_right is not None:
-                # Into the surface's own hand, whichever that is.
-                same_side = is_right if self.renderer.surface.is_right else ~is_right
-                vertices, camera, image, mask, valid = mirror_left(vertices, camera, image, mask, valid, same_side)
+                own = self.renderer.surface.same_side(is_right)
+                vertices, camera, image, mask, valid = mirrored_unless(own, vertices, camera, image, mask, valid)
         details = self._compare(vertices, camera, image, mask, valid, group, generator)
         kept = (~details.skipped).sum().clamp(min=1)
         total = details.per_sample
@@ -348,20 +345,23 @@ def carried(image: Tensor) -> int:
     return max(1, round(min(image.shape[2:]) / 40))
 
 
-def mirror_left(
+def mirrored_unless(
+    kept: Tensor,
     vertices: Tensor,
     camera: PinholeCamera,
     image: Tensor,
     mask: Tensor | None,
     valid: Tensor | None,
-    is_right: Tensor,
 ) -> tuple[Tensor, PinholeCamera, Tensor, Tensor | None, Tensor | None]:
-    """Left samples mirrored into the right hand's world: x negated, cx → W − cx, images flipped left-right."""
-    left = ~is_right[:, None]
-    flip = torch.where(left, -1.0, 1.0)[..., None]
+    """Samples of the other side seen in a mirror: x negated, cx → W − cx, images flipped left-right.
+
+    `kept` (B,) bool stay as they are.
+    """
+    other = ~kept[:, None]
+    flip = torch.where(other, -1.0, 1.0)[..., None]
     sign = torch.cat([flip, torch.ones_like(flip).expand(-1, -1, 2)], dim=-1)
-    principal = torch.where(left, camera.mirrored(image.shape[-1]).principal, camera.principal)
-    wide = left[..., None, None]
+    principal = torch.where(other, camera.mirrored(image.shape[-1]).principal, camera.principal)
+    wide = other[..., None, None]
     image = torch.where(wide, image.flip(-1), image)
     mask = None if mask is None else torch.where(wide, mask.flip(-1), mask)
     valid = None if valid is None else torch.where(wide, valid.flip(-1), valid)

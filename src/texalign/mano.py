@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from texalign._checks import expect
+from texalign._files import write_whole
 from texalign._mano_archive import read_archive
 from texalign._mano_arrays import MAX_FILE_BYTES, ManoFileError, demand
 from texalign._mano_pickle import read_pickle
@@ -342,18 +343,15 @@ def write_mano_fields(path: str | os.PathLike[str], fields: Mapping[str, Any]) -
     content = dict(fields)
     if path.suffix == ".pkl":
         content["J_regressor"] = _sparse(np.asarray(content["J_regressor"]))
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    try:
-        with os.fdopen(handle, "wb") as file:
+
+    def write(partial: Path) -> None:
+        with partial.open("wb") as file:
             if path.suffix == ".pkl":
                 pickle.dump(content, file, protocol=2)
             else:
                 np.savez_compressed(file, **content)
-        Path(temporary).chmod(0o666 & ~_umask())  # mkstemp hides its file from everyone else
-        Path(temporary).replace(path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-    return path
+
+    return write_whole(path, write)
 
 
 def _sparse(matrix: np.ndarray) -> Any:
@@ -365,9 +363,3 @@ def _sparse(matrix: np.ndarray) -> Any:
             "pip install 'texalign[mano]', or write an .npz"
         ) from error
     return csc_matrix(matrix)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -39,6 +39,11 @@ class UVObservations:
         """The same values without a graph."""
         return UVObservations(self.uv.detach(), self.rgb.detach(), self.valid)
 
+    def mean_colour(self) -> Tensor:
+        """(B, 3) mean of the valid colours, 0 where there is none."""
+        weight = self.valid[..., None]
+        return (self.rgb * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
+
     def splat(self, texture_size: int) -> tuple[Tensor, Tensor]:
         """Spread every observation over the four texels around it, by bilinear weight, and average.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -74,15 +76,21 @@ def hand_cost(residual: Tensor, scale: Tensor, unexplained: float = 0.1) -> Tens
     return -torch.logaddexp(laplace + torch.log1p(-share), torch.log(share))
 
 
-def dissimilarity(first: Tensor, second: Tensor, radius: int = 3) -> Tensor:
-    """(B, 1, H, W) in [0, 1]: (1 − SSIM) / 2 over square windows, mean over channels (Wang et al., 2004)."""
-    mean_first, mean_second = box_blur(first, radius), box_blur(second, radius)
-    variance_first = box_blur(first * first, radius) - mean_first * mean_first
-    variance_second = box_blur(second * second, radius) - mean_second * mean_second
-    covariance = box_blur(first * second, radius) - mean_first * mean_second
+def structural_similarity(first: Tensor, second: Tensor, mean: Callable[[Tensor], Tensor]) -> Tensor:
+    """SSIM (Wang et al., 2004), by channel, of images (B, C, H, W) in [0, 1]; `mean` averages over each window."""
+    mean_first, mean_second = mean(first), mean(second)
+    variance_first = mean(first * first) - mean_first * mean_first
+    variance_second = mean(second * second) - mean_second * mean_second
+    covariance = mean(first * second) - mean_first * mean_second
     luminance = (2 * mean_first * mean_second + 1e-4) / (mean_first.square() + mean_second.square() + 1e-4)
     structure = (2 * covariance + 9e-4) / (variance_first + variance_second + 9e-4)
-    return ((1 - luminance * structure) / 2).clamp(0, 1).mean(dim=1, keepdim=True)
+    return luminance * structure
+
+
+def dissimilarity(first: Tensor, second: Tensor, radius: int = 3) -> Tensor:
+    """(B, 1, H, W) in [0, 1]: (1 − SSIM) / 2 over square windows, mean over channels."""
+    similarity = structural_similarity(first, second, lambda image: box_blur(image, radius))
+    return ((1 - similarity) / 2).clamp(0, 1).mean(dim=1, keepdim=True)
 
 
 def background_cost(image: Tensor, outside: Tensor, uniform: float = 0.1) -> Tensor:

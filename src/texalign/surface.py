@@ -186,6 +186,10 @@ class HandSurface(nn.Module):
             self.faces[:, flip], self.uv, self.uv_faces[:, flip], self.vertex_count, is_right=not self.is_right
         ).to(self.faces.device)
 
+    def same_side(self, is_right: Tensor) -> Tensor:
+        """(B,) bool: which of the samples `is_right` (B,) bool are hands of this surface's own side."""
+        return is_right if self.is_right else ~is_right
+
     def closed_wrist(self) -> HandSurface:
         """The same surface with every boundary loop closed by a strip of faces (MANO: 14, no new vertex).
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 from texalign.camera import PinholeCamera
 from texalign.encoder import UVTextureEncoder
 from texalign.hand import POSE_JOINT_NAMES, HandModel
-from texalign.loss import DenseTextureAlignmentLoss, mirror_left
+from texalign.loss import DenseTextureAlignmentLoss, mirrored_unless
 from texalign.observations import UVObservations
 from texalign.renderer import TexturedHandRenderer
 from texalign.surface import HandSurface
@@ -66,7 +66,7 @@ class Evidence(nn.Module):
         image, mask = self.image[index], None if self.mask is None else self.mask[index]
         right_side_out = ~self.inside_out(vertices)
         valid = None if self.valid is None else self.valid[index]
-        vertices, camera, image, mask, valid = mirror_left(vertices, camera, image, mask, valid, right_side_out)
+        vertices, camera, image, mask, valid = mirrored_unless(right_side_out, vertices, camera, image, mask, valid)
         generator = torch.Generator(vertices.device).manual_seed(0)
         with torch.no_grad():
             value, details = self.loss(vertices, camera, image, mask, valid, generator=generator, return_details=True)
@@ -92,9 +92,7 @@ class MeanColour(nn.Module):
 
     def forward(self, observations: UVObservations) -> Tensor:
         """(B, 3, 8, 8)."""
-        weight = observations.valid[..., None].float()
-        mean = (observations.rgb * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
-        return mean[:, :, None, None].expand(-1, -1, 8, 8)
+        return observations.mean_colour()[:, :, None, None].expand(-1, -1, 8, 8)
 
 
 def flips(vertices: Tensor, camera: PinholeCamera, width: int, inside_out: bool) -> list[Correction]:
@@ -107,22 +105,22 @@ def flips(vertices: Tensor, camera: PinholeCamera, width: int, inside_out: bool)
             "these are the vertices of left hands, and the images show right ones, or the other way round: mirror one "
             "of the two (vertices: negate x, {})"
         )
-        found += [Correction(y_up.format(when), _flipped(vertices, _Y, point), camera) for point, when in points]
-        found += [Correction(left.format(when), _flipped(vertices, _X, point), camera) for point, when in points]
+        found += [Correction(y_up.format(when), flipped(vertices, _Y, point), camera) for point, when in points]
+        found += [Correction(left.format(when), flipped(vertices, _X, point), camera) for point, when in points]
     else:
         mirrored = (
             "image and mesh are each other's mirror image, as when left hands are mirrored in one and not in the "
             "other: mirror both or none{}"
         )
-        whole = _flipped(vertices, _X, None)
+        whole = flipped(vertices, _X, None)
         found.append(Correction(mirrored.format(""), whole, camera.mirrored(width), of_some=True))
         for point, when in points[1:]:
             how = mirrored.format(f" (vertices: negate x, {when})")
-            found.append(Correction(how, _flipped(vertices, _X, point), camera, of_some=True))
+            found.append(Correction(how, flipped(vertices, _X, point), camera, of_some=True))
         turned = "the hand is upside down: negate x and y, {}"
-        found += [Correction(turned.format(when), _flipped(vertices, _XY, point), camera) for point, when in points]
+        found += [Correction(turned.format(when), flipped(vertices, _XY, point), camera) for point, when in points]
         opengl = "the axes are OpenGL's, y up and z backwards: negate y and z, {}"
-        found += [Correction(opengl.format(when), _flipped(vertices, _YZ, point), camera) for point, when in points[1:]]
+        found += [Correction(opengl.format(when), flipped(vertices, _YZ, point), camera) for point, when in points[1:]]
     return found
 
 
@@ -184,7 +182,7 @@ def moves(
     return found
 
 
-def _flipped(vertices: Tensor, signs: tuple[float, float, float], about: Tensor | None) -> Tensor:
+def flipped(vertices: Tensor, signs: tuple[float, float, float], about: Tensor | None) -> Tensor:
     """Axes negated about points (B, 1, 3), or about the camera."""
     sign = vertices.new_tensor(signs)
     return vertices * sign if about is None else (vertices - about) * sign + about

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from texalign._checks import expect, expect_floating, expect_same_device, expect_tensor, finite_samples
+from texalign._checks import expect, expect_flags, expect_floating, expect_same_device, expect_tensor, finite_samples
 from texalign.adapters._evidence import Correction, Evidence, flips, moves
 from texalign.adapters._numbers import countable, in_frame, in_front, in_metres, in_pixels, readable, usable
 from texalign.camera import PinholeCamera
-from texalign.loss import mirror_left
+from texalign.loss import mirrored_unless
 from texalign.renderer import TexturedHandRenderer
 from texalign.surface import HandSurface
 from texalign.viz import contact_sheet, outline, save_png
@@ -101,7 +101,8 @@ def check(
         save_png(path, contact_sheet(_rows(overlay[:SHOWN])))
     if fits and float(image.amax()) > float(image.amin()):
         if is_right is not None:
-            vertices, camera, image, mask, valid = mirror_left(vertices, camera, image, mask, valid, is_right)
+            own = surface.same_side(is_right)
+            vertices, camera, image, mask, valid = mirrored_unless(own, vertices, camera, image, mask, valid)
         _compare(vertices, camera, image, mask, valid, surface, findings)
     return CheckReport(tuple(findings), overlay)
 
@@ -130,8 +131,7 @@ def _check_shapes(
             got = tuple(expect_tensor(value, WHO, name).shape)
             expect(got == wanted, WHO, f"{name} {wanted}", got)
     if is_right is not None:
-        fits = tuple(is_right.shape) == (batch,) and is_right.dtype == torch.bool
-        expect(fits, WHO, f"is_right ({batch},) bool", f"{tuple(is_right.shape)} {is_right.dtype}")
+        expect_flags(is_right, WHO, "is_right", batch)
     expect_same_device(WHO, vertices=vertices, camera=camera.focal, image=image, mask=mask, valid=valid)
 
 

@@ -290,9 +290,8 @@ def _layer(model: Any) -> Any:
 
 
 def _setting(cfg: Any, section: str, name: str) -> Any:
-    """``cfg.SECTION.NAME``, of a yacs node or a dictionary, or None."""
-    part = getattr(cfg, section, None)
-    return getattr(part, name, None)
+    """``cfg.SECTION.NAME``, or None."""
+    return getattr(getattr(cfg, section, None), name, None)
 
 
 def _named(model: Any) -> str:

@@ -5,17 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from texalign._checks import expect, expect_same_device, expect_tensor
+from texalign._checks import expect, expect_same_device, expect_shape
 
 
 def same_shape(who: str, predicted: Tensor, true: Tensor, shape: tuple[str | int, ...]) -> tuple[Tensor, Tensor]:
     """Both in their common dtype, at least float32, if both have one and the same shape; letters match any size."""
     for name, tensor in (("predicted", predicted), ("true", true)):
-        expect_tensor(tensor, who, name)
-        fits = tensor.dim() == len(shape) and all(
-            isinstance(want, str) or want == size for want, size in zip(shape, tensor.shape)
-        )
-        expect(fits, who, f"{name} ({', '.join(map(str, shape))})", tuple(tensor.shape))
+        expect_shape(tensor, who, name, shape)
     expect(predicted.shape == true.shape, who, f"predicted {tuple(true.shape)} like true", tuple(predicted.shape))
     expect_same_device(who, predicted=predicted, true=true)
     return computable(predicted, true)

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from texalign._checks import expect, expect_same_device
 from texalign.metrics._pairs import same_shape
+from texalign.photometric import structural_similarity
 from texalign.viz import MissingExtraError
 
 LPIPS_MISSING = "texalign.metrics.LPIPS needs lpips and torchvision: pip install lpips"
@@ -54,14 +55,9 @@ def ssim(predicted: Tensor, true: Tensor, mask: Tensor | None = None) -> Tensor:
     predicted, true, inside = _inside("ssim", predicted, true, mask)
     expect(min(true.shape[-2:]) >= 11, "ssim", "images of at least 11 × 11 pixels", tuple(true.shape[-2:]))
     with torch.autocast(true.device.type, enabled=False):
-        mean_first, mean_second = _windowed(predicted), _windowed(true)
-        variance_first = _windowed(predicted.square()) - mean_first.square()
-        variance_second = _windowed(true.square()) - mean_second.square()
-        covariance = _windowed(predicted * true) - mean_first * mean_second
-    luminance = (2 * mean_first * mean_second + 1e-4) / (mean_first.square() + mean_second.square() + 1e-4)
-    structure = (2 * covariance + 9e-4) / (variance_first + variance_second + 9e-4)
+        similarity = structural_similarity(predicted, true, _windowed)
     inside = inside[..., 5:-5, 5:-5]
-    similarity = torch.where(inside, (luminance * structure).mean(dim=1, keepdim=True), 0.0)
+    similarity = torch.where(inside, similarity.mean(dim=1, keepdim=True), 0.0)
     return similarity.sum(dim=(1, 2, 3)) / inside.sum(dim=(1, 2, 3))
 
 
