@@ -35,9 +35,9 @@ REAL = Settings()
 SYNTHETIC = Settings(
     batch_size=16,
     shifted=False,
-    first_epochs=8,
-    second_epochs=6,
-    ramp_epochs=1,
+    first_epochs=6,
+    second_epochs=2,
+    ramp_epochs=0.2,
     keypoint_scale=6.0,
     first_rate=6e-4,
 )

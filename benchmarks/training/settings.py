@@ -36,7 +36,7 @@ class Settings:
     shifted: bool = True
     first_epochs: int = 40
     second_epochs: int = 30
-    ramp_epochs: int = 3
+    ramp_epochs: float = 3
     first_rate: float = 1e-3
     start: str | None = None
     keypoint_scale: float = 4.0
