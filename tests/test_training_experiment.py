@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from dataclasses import replace
@@ -409,6 +410,12 @@ def test_experiment_makes_a_table_and_finds_it_again(samples, priors, tmp_path, 
     experiment().run_all([WEAK, FULL], [0], tmp_path / "small.json")
     written = (tmp_path / "small.json").read_text()
     assert '"CPU seconds"' in written and '"environment"' in written
+    content = json.loads(written)
+    assert [point["epoch"] for point in content["curves"][WEAK]] == [1, 2]
+    for row in content["table"]:  # a curve ends where the table says, and has moved
+        first, last = content["curves"][row["arm"]]
+        for name in ("2D joints, px", "PA-MPJPE, mm"):
+            assert last[f"unseen {name}"] == pytest.approx(row[name], rel=1e-5) != first[f"unseen {name}"]
     made = len(calls)
     rows = experiment().table([WEAK, FULL, TEXTURE], [0, 1])
     assert [row["arm"] for row in rows] == [WEAK, FULL] and len(calls) == made

@@ -56,6 +56,7 @@ CHANGEABLE = {
     "first_rate": float,
     "texture_weight": float,
     "plain_weight": float,
+    "silhouette_weight": float,
 }
 # Frames of the video that are near duplicates are drawn together in the bootstrap.
 FRAMES_A_BLOCK = 5

@@ -25,6 +25,9 @@ from training.settings import Run, Settings
 from training.tables import arm_table, narrow
 from training.train import Training, described, named
 
+# Unseen images that the curves are drawn over: the first, or all if there are fewer.
+WATCHED = 400
+
 
 class Data(NamedTuple):
     """What one seed trains on and is measured on."""
@@ -73,7 +76,8 @@ class Experiment:
         file = self.folder / f"{named(run)}.json"
         if not file.exists():
             train, unseen = self.samples(seed)
-            training = Training(run, train, self.priors, self.folder)
+            watched = unseen.select(torch.arange(min(WATCHED, len(unseen))))
+            training = Training(run, train, self.priors, self.folder, watched=watched)
             network = training.finish(report=partial(print, flush=True))
             offset = joint_offset(network, train)
             result = {
@@ -131,6 +135,7 @@ class Experiment:
             "commits": sorted({str(run["environment"]["commit"]) for runs in found.values() for run in runs}),
             "sources": sorted({run["source"] for runs in found.values() for run in runs}),
             "CPU seconds": cost,
+            "curves": {arm: curve(runs) for arm, runs in found.items()},
             "table": rows,
         }
         if len(content["sources"]) > 1:
@@ -185,6 +190,17 @@ class Experiment:
         rows = self.seconds_per_step(arms)
         firsts = {labels_of(row["arm"]): row["first stage, minutes"] for row in rows}
         return float(seeds * (sum(firsts.values()) + sum(row["second stage, minutes"] for row in rows)) / 60)
+
+
+def curve(runs: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """Errors on unseen images in the course of training, means over seeds: a point for each epoch that was kept."""
+    points = []
+    for epoch, numbers in enumerate(zip(*(run["log"] for run in runs)), start=1):
+        names = [name for name in numbers[0] if name.startswith("unseen ") and all(name in each for each in numbers)]
+        if names:
+            means = {name: sum(each[name] for each in numbers) / len(numbers) for name in names}
+            points.append({"epoch": epoch, **means})
+    return points
 
 
 def source() -> str:

@@ -84,6 +84,13 @@ def errors(network: HandNetwork, samples: Samples, offset: Tensor | None, prior:
     }
 
 
+def mean_joint_errors(network: HandNetwork, samples: Samples) -> dict[str, float]:
+    """Mean of 2D joint error and PA-MPJPE over all images: a point of a curve."""
+    chunks = [of_joints(batch, prediction, None) for _, batch, prediction in predictions(network, samples)]
+    names = ("2D joints, px", "PA-MPJPE, mm")
+    return {name: torch.cat([chunk[name][0] for chunk in chunks]).mean().item() for name in names}
+
+
 def counted(values: Tensor, weights: Tensor | None = None) -> Figure:
     """What there was nothing to measure of (NaN) counts nothing."""
     known = values.isfinite()

@@ -18,6 +18,7 @@ from recording import digest
 from texalign._files import write_whole
 from training.arms import FULL, label_objective, labels_of, make_term
 from training.augmentation import augmented
+from training.evaluate import mean_joint_errors
 from training.network import HandNetwork
 from training.order import epoch_batches, seeded
 from training.samples import Samples, as_they_are
@@ -55,6 +56,7 @@ class Training:
         priors: see `make_term`.
         folder: keeps checkpoints of all runs on these samples.
         checkpoint_every: epochs.
+        watched: unseen images, whose errors go into the log with every checkpoint; nothing is chosen by them.
     """
 
     def __init__(
@@ -64,8 +66,10 @@ class Training:
         priors: dict[str, nn.Module],
         folder: Path,
         checkpoint_every: int = 5,
+        watched: Samples | None = None,
     ) -> None:
         self.run, self.samples, self.folder = run, samples, folder
+        self.watched = watched
         self.checkpoint_every = checkpoint_every
         device = samples.image.device
         with torch.random.fork_rng(devices=[]):
@@ -117,6 +121,8 @@ class Training:
             done += 1
             epoch = self.progress.epoch
             if epoch in (settings.first_epochs, last) or epoch % self.checkpoint_every == 0:
+                if self.watched is not None:
+                    numbers |= {f"unseen {k}": v for k, v in mean_joint_errors(self.network, self.watched).items()}
                 self._save(self.shared_file if epoch <= settings.first_epochs else self.file)
                 shown = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
                 report(f"{named(self.run)}: epoch {epoch} of {last}, {self.progress.seconds:.0f} s, {shown}")
