@@ -412,6 +412,7 @@ def test_experiment_makes_a_table_and_finds_it_again(samples, priors, tmp_path, 
     assert '"CPU seconds"' in written and '"environment"' in written
     content = json.loads(written)
     assert [point["epoch"] for point in content["curves"][WEAK]] == [1, 2]
+    assert len(content["changes"][WEAK]["IoU"]) == 1 and len(content["changes"][FULL]["IoU"]) == 4
     for row in content["table"]:  # a curve ends where the table says, and has moved
         first, last = content["curves"][row["arm"]]
         for name in ("2D joints, px", "PA-MPJPE, mm"):

@@ -22,7 +22,7 @@ from training.evaluate import errors, joint_offset
 from training.network import HandNetwork
 from training.samples import Samples
 from training.settings import Run, Settings
-from training.tables import arm_table, narrow
+from training.tables import arm_table, compared, narrow
 from training.train import Training, described, named
 
 # Unseen images that the curves are drawn over: the first, or all if there are fewer.
@@ -137,6 +137,7 @@ class Experiment:
             "CPU seconds": cost,
             "curves": {arm: curve(runs) for arm, runs in found.items()},
             "table": rows,
+            "changes": compared(found, WEAK, self.block),
         }
         if len(content["sources"]) > 1:
             print("These runs were made by different versions of the code.")

@@ -56,31 +56,41 @@ def stacked(runs: list[Figures], name: str) -> tuple[Tensor, Tensor]:
     return tuple(torch.tensor([run[name][part] for run in runs]) for part in ("values", "weights"))  # type: ignore[return-value]
 
 
-def arm_table(results: dict[str, list[dict[str, Any]]], base: str, block: int) -> list[dict[str, Any]]:
-    """A row for each arm.
+def compared(results: dict[str, list[dict[str, Any]]], base: str, block: int) -> dict[str, dict[str, list[float]]]:
+    """By arm and figure: the mean, and but for `base` the change against it with its interval: 1 or 4 numbers.
 
     Args:
         results: by arm, for each seed what a run's file holds; arms are compared on the seeds that both have.
         base: the arm that the others are compared with.
         block: see `paired_difference`.
     """
-    rows = []
     of_base = {run["run"]["seed"]: run for run in results[base]}
+    found: dict[str, dict[str, list[float]]] = {}
     for arm, runs in results.items():
         both = [run for run in runs if run["run"]["seed"] in of_base]
-        row: dict[str, Any] = {"arm": arm, "seeds": len(both), "CPU s": sum(r["seconds"] for r in both) / len(both)}
         mine = [run["errors"] for run in both]
         others = [of_base[run["run"]["seed"]]["errors"] for run in both]
+        found[arm] = {}
         for name in mine[0]:
-            absolute = name.startswith(ABSOLUTE)
             values = stacked(mine, name)
-            row[name] = mean_of(*values).item()
-            if arm == base:
-                row[f"{name}: change"] = ""
-                continue
-            change = paired_difference(values, stacked(others, name), not absolute, block)
-            text = [f"{number:+.3f}" if absolute else f"{number:+.1%}" for number in change]
-            row[f"{name}: change"] = f"{text[0]} ({text[1]} … {text[2]})"
+            numbers = [mean_of(*values).item()]
+            if arm != base:
+                numbers += paired_difference(values, stacked(others, name), not name.startswith(ABSOLUTE), block)
+            found[arm][name] = numbers
+    return found
+
+
+def arm_table(results: dict[str, list[dict[str, Any]]], base: str, block: int) -> list[dict[str, Any]]:
+    """A row for each arm: what `compared` finds, in words."""
+    rows = []
+    of_base = {run["run"]["seed"] for run in results[base]}
+    for arm, figures in compared(results, base, block).items():
+        both = [run for run in results[arm] if run["run"]["seed"] in of_base]
+        row: dict[str, Any] = {"arm": arm, "seeds": len(both), "CPU s": sum(r["seconds"] for r in both) / len(both)}
+        for name, (mean, *change) in figures.items():
+            row[name] = mean
+            text = [f"{number:+.3f}" if name.startswith(ABSOLUTE) else f"{number:+.1%}" for number in change]
+            row[f"{name}: change"] = f"{text[0]} ({text[1]} … {text[2]})" if text else ""
         rows.append(row)
     return rows
 
