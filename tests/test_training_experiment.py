@@ -18,11 +18,13 @@ from texalign.metrics import mask_iou
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
 import training.__main__ as main_module
+import training.augmentation as augmentation
 from stand_ins import MeanColour
 from training.arms import (
     ARMS,
     FULL,
     PLAIN,
+    REACH,
     SILHOUETTE,
     TEXTURE,
     WEAK,
@@ -120,15 +122,20 @@ def test_augmentation_keeps_labels_on_the_hand(samples):
     torch.testing.assert_close((true - moved.keypoints).norm(dim=-1), before, atol=2e-3, rtol=1e-3)
 
 
-def test_augmentation_marks_padding_and_occluders(samples):
+def test_augmentation_marks_padding_and_what_it_pastes(samples, monkeypatch):
     batch = as_they_are(samples)
     moved = augmented(batch, 4, seeded(2))
-    assert set(moved.valid.unique().tolist()) == {0.0, 1.0}
-    assert (moved.image * (1 - moved.valid)).abs().max() == 0
-    assert (moved.free * (1 - moved.valid)).max() == 0
-    clear = replace(batch, free=torch.ones_like(batch.free))
-    shown = augmented(clear, 4, seeded(2))
-    assert 0.005 < ((1 - shown.free) * shown.valid).mean() < 0.2
+    monkeypatch.setattr(augmentation, "OCCLUDED_SHARE", 0.0)
+    bare = augmented(batch, 4, seeded(2))
+    for each in (moved, bare):
+        assert set(each.valid.unique().tolist()) == {0.0, 1.0}
+    assert (bare.image * (1 - bare.valid)).abs().max() == 0
+    assert (bare.free * (1 - bare.valid)).max() == 0
+    pasted = bare.valid - moved.valid
+    assert pasted.min() == 0 and 0.005 < pasted.mean() < 0.2
+    assert ((moved.image - bare.image).abs() * moved.valid).max() < 0.01
+    assert ((moved.image - bare.image).abs() * pasted).mean() > 0.001
+    assert (moved.free * pasted).mean() < 0.1 * pasted.mean() + 0.01
 
 
 def test_no_turn_changes_nothing(samples):
@@ -225,7 +232,7 @@ def test_terms_are_finite_and_lowered_by_their_own_gradient(samples, arm):
     batch = replace(as_they_are(samples), group=torch.arange(16) // 4)
     network = HandNetwork(SIZE)
     vertices = (batch.vertices + torch.tensor([0.01, 0.0, 0.0])).requires_grad_()
-    blank = network(batch.image, batch.camera)
+    blank = network(batch.image, batch.camera)._replace(joints=batch.joints)
 
     def value():
         return term(blank._replace(vertices=vertices), batch, seeded(0))
@@ -243,13 +250,31 @@ def test_padding_says_nothing_to_the_texture_loss(samples, priors):
     """A white bar laid over the image changes the loss, but not where it is marked as padding."""
     term = make_term(TEXTURE, SMALL, priors, torch.device("cpu"))
     batch = as_they_are(samples)
-    prediction = HandNetwork(SIZE)(batch.image, batch.camera)._replace(vertices=batch.vertices)
+    prediction = HandNetwork(SIZE)(batch.image, batch.camera)
+    prediction = prediction._replace(vertices=batch.vertices, joints=batch.joints)
     valid = batch.valid.clone()
     valid[..., :24] = 0
     painted = replace(batch, image=torch.where(valid > 0, batch.image, 1.0))
     plain, with_bar = (term(prediction, replace(b, valid=valid), seeded(0)) for b in (batch, painted))
     torch.testing.assert_close(plain, with_bar)
     assert term(prediction, painted, seeded(0)) != pytest.approx(float(plain), abs=1e-4)
+
+
+def test_the_texture_loss_leaves_hands_alone_whose_keypoints_are_far_off(samples, priors):
+    term = make_term(TEXTURE, SMALL, priors, torch.device("cpu"))
+    batch = as_they_are(samples)
+    prediction = HandNetwork(SIZE)(batch.image, batch.camera)._replace(joints=batch.joints)
+    gradients = []
+    for shift in (0.9, 1.1):
+        labels = batch.camera.project(batch.joints) + shift * REACH * SIZE * torch.tensor([0.6, 0.8])
+        labels[8:] = labels[8:] - 1.1 * REACH * SIZE * torch.tensor([0.6, 0.8])  # within reach in both
+        labels[0, :10], labels[15] = 1e4, torch.nan  # outliers do not decide; without labels there is no knowing
+        vertices = batch.vertices.clone().requires_grad_()
+        value = term(prediction._replace(vertices=vertices), replace(batch, keypoints=labels), seeded(0))
+        gradients.append(torch.autograd.grad(value, vertices)[0].flatten(1).norm(dim=1))
+    near, far = gradients
+    assert (near[:15] > 0).sum() >= 13 and near[15] == 0  # one or two may be out of sight
+    assert torch.equal(far[8:], near[8:]) and (far[:8] == 0).all()
 
 
 @pytest.mark.parametrize("arm", [WEAK, TEXTURE, SILHOUETTE, FULL, PLAIN])

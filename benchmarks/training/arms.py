@@ -26,6 +26,9 @@ SILHOUETTE = "+ mask"
 FULL = "full 3D labels"
 ARMS = (WEAK, TEXTURE, FINE_TUNED, GROUPED, PLAIN, SILHOUETTE, FULL)
 MAP_WEIGHT = 4.0
+# A share of the image's side: hands whose keypoints are farther from their labels, in the median, are no longer, or not
+# yet, within a finger's width, and the texture term leaves them to the labels.
+REACH = 1 / 16
 # Metres: an error that counts one.
 SPACE_UNIT = 0.02
 
@@ -110,22 +113,30 @@ def make_term(arm: str, settings: Settings, priors: dict[str, nn.Module], device
         raise ValueError(f"make_term: expected a {name} prior for {arm!r}, got {', '.join(priors) or 'none'}")
     if arm == PLAIN:
         return plain_term(PlainDifference(renderer, priors[name]), settings.plain_weight)
-    loss_fn = ta.DenseTextureAlignmentLoss(renderer, priors[name], settings.token_count)
+    loss_fn = ta.DenseTextureAlignmentLoss(renderer, priors[name], settings.token_count, reduction="none")
     return texture_term(loss_fn, settings.texture_weight, grouped=arm == GROUPED)
 
 
 def texture_term(loss_fn: ta.DenseTextureAlignmentLoss, weight: float, grouped: bool) -> Term:
-    """The loss without a mask: occluders are for it to find out. Padding is told."""
+    """The loss without a mask, for hands within `REACH`. Padding is told, and what the augmentation pasted over."""
     size = loss_fn.renderer.height
 
     def term(prediction: Prediction, batch: Batch, generator: torch.Generator) -> Tensor:
         camera, (image, valid) = at_size(size, batch.camera, batch.image, batch.valid)
         group = batch.group if grouped else None
         valid = (valid > 0.99).to(image.dtype)
-        value: Tensor = loss_fn(prediction.vertices, camera, image, None, valid, group=group, generator=generator)
-        return weight * value
+        values: Tensor = loss_fn(prediction.vertices, camera, image, None, valid, group=group, generator=generator)
+        return weight * (values * within_reach(prediction, batch)).mean()
 
     return term
+
+
+def within_reach(prediction: Prediction, batch: Batch) -> Tensor:
+    """(B,): 1 where the median distance of keypoints from their labels is no more than `REACH`, else 0."""
+    with torch.no_grad():
+        distance = (batch.camera.project(prediction.joints) - batch.keypoints).norm(dim=-1)
+        median = torch.where(distance.isfinite(), distance, torch.nan).nanmedian(dim=1).values
+        return (median <= REACH * batch.image.shape[-1]).to(batch.image.dtype)
 
 
 def plain_term(difference: PlainDifference, weight: float) -> Term:

@@ -75,12 +75,15 @@ def recoloured(image: Tensor, light: Draws) -> Tensor:
 
 
 def occluded(batch: Batch, draws: Draws) -> Batch:
-    """In half of the images up to two ellipses or slabs, plain or cut from another image, over random joints."""
+    """In half of the images up to two ellipses or slabs, plain or cut from another image, over random joints.
+
+    What is pasted over a photograph is known, and is no more of it than padding: it is taken out of `valid` too.
+    """
     image, size = batch.image, batch.image.shape[-1]
     centre = torch.arange(size, device=image.device) + 0.5
     pixel = torch.stack([centre.expand(size, size), centre[:, None].expand(size, size)], dim=-1)
     joint = batch.camera.project(batch.joints)
-    free = batch.free
+    free, shown = batch.free, torch.ones_like(batch.free)
     chosen = draws.chance(OCCLUDED_SHARE)
     for number in range(MOST_OCCLUDERS):
         which = draws.integers(1, high=21)[..., None].expand(-1, 1, 2)
@@ -101,5 +104,5 @@ def occluded(batch: Batch, draws: Draws) -> Batch:
         cut = image.roll((1, size // 3), dims=(0, 3))
         paint = torch.lerp(plain, cut, per_sample(draws.chance(0.4), 4))
         alpha = alpha[:, None]
-        image, free = torch.lerp(image, paint, alpha), free * (1 - alpha)
-    return replace(batch, image=image * batch.valid, free=free)
+        image, free, shown = torch.lerp(image, paint, alpha), free * (1 - alpha), shown * (1 - alpha)
+    return replace(batch, image=image * batch.valid, free=free, valid=batch.valid * (shown > 0.99))

@@ -42,7 +42,7 @@ class Settings:
     keypoint_scale: float = 4.0
     loss_size: int = 96
     token_count: int = 256
-    texture_weight: float = 3.0
+    texture_weight: float = 6.0
     plain_weight: float = 30.0
     silhouette_weight: float = 8.0
     space_weight: float = 2.0
