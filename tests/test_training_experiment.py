@@ -23,6 +23,7 @@ from stand_ins import MeanColour
 from training.arms import (
     ARMS,
     FULL,
+    GROUPED,
     PLAIN,
     REACH,
     SILHOUETTE,
@@ -37,6 +38,7 @@ from training.commands import Data, Experiment
 from training.evaluate import errors, joint_offset
 from training.network import HandNetwork
 from training.order import epoch_batches, seeded
+from training.pull import agreement, apart, every_other_group, pull_table
 from training.real_samples import TRAIN, TUNE_TRAIN, TUNE_VALIDATE, VALIDATE, real_samples
 from training.samples import as_they_are
 from training.settings import Run, Settings
@@ -450,3 +452,43 @@ def test_experiment_makes_a_table_and_finds_it_again(samples, priors, tmp_path, 
     cost = experiment().seconds_per_step([WEAK, TEXTURE], steps=1)
     assert cost[1]["second stage, s/step"] > cost[0]["second stage, s/step"] > 0
     assert not (tmp_path / "training" / "small" / "never written").exists()
+
+
+# --- where terms pull ---------------------------------------------------------
+
+
+def test_a_displacement_is_the_sum_of_its_parts():
+    pixels = 100 * torch.rand(3, 50, 2, generator=seeded(1))
+    middle = pixels - pixels.mean(dim=1, keepdim=True)
+    across = torch.stack([-middle[..., 1], middle[..., 0]], dim=-1)
+    known = torch.tensor([3.0, -2.0]) + 0.1 * middle - 0.05 * across
+    parts = apart(known, pixels)
+    torch.testing.assert_close(parts.translation, torch.tensor([3.0, -2.0]).expand(3, 2), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(parts.size, torch.full((3,), 0.1), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(parts.turn, torch.full((3,), -0.05), atol=1e-5, rtol=1e-4)
+    assert parts.rest.abs().max() < 1e-3
+    home = torch.randn(3, 50, 2, generator=seeded(2))
+    assert all((value > 0.999).all() for value in agreement(2 * home, home, pixels).values())
+    for name, value in agreement(-home, home, pixels).items():
+        assert (value < (1e-3 if "way" in name else -0.999)).all()
+
+
+def test_terms_pull_home_from_where_a_network_is_off(samples):
+    """The mask knows the way; the plain difference, which feels no outline, hardly does."""
+
+    class Off(torch.nn.Module):
+        def forward(self, image, camera):
+            return network(image, camera)._replace(vertices=moved.vertices, joints=moved.joints)
+
+    network = HandNetwork(SIZE)
+    clear = replace(SMALL, neighbours=4)
+    whole = samples.select(every_other_group(len(samples), 4, most=16))
+    assert len(whole) == 8
+    moved = augmented(as_they_are(whole), 4, seeded(0, 4, 0))
+    moved = replace(moved, vertices=moved.vertices + 0.01, joints=moved.joints + 0.01)
+    rows = {row["term"]: row for row in pull_table(Off(), whole, clear, {"bundled": GroupMean()}, draws=1)}
+    assert set(rows) >= {TEXTURE, GROUPED, PLAIN, SILHOUETTE, f"{TEXTURE}, not cut off"}
+    for row in rows.values():
+        assert 0 < row["hands"] <= 8 and row["strength, per metre"] > 0
+    assert rows[SILHOUETTE]["translation"] > 0.5 and rows[TEXTURE]["translation"] > 0.3
+    assert rows[SILHOUETTE]["all"] > rows[PLAIN]["all"]

@@ -2,7 +2,7 @@
 
     python benchmarks/training real | detections | synthetic [--seeds 0 1 2] [--arms …] [--fine-tuned FOLDER]
     python benchmarks/training tune --on real --arms … --rates 3e-4 1e-3
-    python benchmarks/training cost --on real
+    python benchmarks/training cost | pull --on real
 
 A table's command trains what is missing, prints the table and writes it to benchmarks/results/training_NAME.json. It
 can be stopped at any time: the same command goes on from the last epoch that was kept. `--show` only prints what is
@@ -24,9 +24,10 @@ BENCHMARKS = Path(__file__).parent.parent
 sys.path.insert(0, str(BENCHMARKS))
 
 from recording import environment, table, write_json  # noqa: E402
-from training.arms import ARMS, FULL, SILHOUETTE  # noqa: E402
+from training.arms import ARMS, FULL, SILHOUETTE, WEAK  # noqa: E402
 from training.commands import Data, Experiment, load_priors, usable_arms  # noqa: E402
 from training.overlays import write_overlays  # noqa: E402
+from training.pull import every_other_group, pull_table  # noqa: E402
 from training.real_samples import TRAIN, TUNE_TRAIN, TUNE_VALIDATE, VALIDATE, real_samples  # noqa: E402
 from training.settings import Settings  # noqa: E402
 from training.synthetic_samples import TEST_SEED, TRAIN_SEED, TUNE_SEED, synthetic_samples  # noqa: E402
@@ -96,8 +97,8 @@ def experiment(arguments: argparse.Namespace, name: str, tuning: bool = False) -
 def arguments_of(words: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("what", choices=("real", "detections", "synthetic", "tune", "cost", "overlays"))
-    parser.add_argument("--on", choices=TABLES, default="real", help="the table that tune, cost and overlays are for")
+    parser.add_argument("what", choices=(*TABLES, "tune", "cost", "pull", "overlays"))
+    parser.add_argument("--on", choices=TABLES, default="real", help="the table that the other words are for")
     parser.add_argument("--arms", nargs="+", choices=ARMS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rates", type=float, nargs="+", default=[3e-4, 1e-3, 3e-3], help="for tune")
@@ -131,6 +132,13 @@ def main() -> None:
         print(table(rows))
         if arguments.output is not None:
             write_json(arguments.output, {"environment": environment(), "table": rows})
+    elif arguments.what == "pull":
+        train, _ = made.samples(arguments.seeds[0])
+        few = train.select(every_other_group(len(train), made.settings.neighbours, most=160))
+        rows = pull_table(made.network(WEAK, arguments.seeds[0]), few, made.settings, made.priors)
+        print(table(rows))
+        default = BENCHMARKS / "results" / f"training_pull_{name}.json"
+        write_json(arguments.output or default, {"environment": environment(), "table": rows})
     elif arguments.what == "overlays":
         write_overlays(made, arms, arguments.seeds[0], arguments.output)
     elif arguments.show:
