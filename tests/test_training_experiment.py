@@ -36,7 +36,7 @@ from training.arms import (
 from training.augmentation import augmented, turned
 from training.commands import Data, Experiment
 from training.evaluate import errors, joint_offset
-from training.network import HandNetwork
+from training.network import HandNetwork, mean_places
 from training.order import epoch_batches, seeded
 from training.pull import agreement, apart, every_other_group, pull_table
 from training.real_samples import TRAIN, TUNE_TRAIN, TUNE_VALIDATE, VALIDATE, real_samples
@@ -316,7 +316,7 @@ def test_parts_do_not_overlap():
 def test_commands_never_train_on_frames_to_validate_on(tmp_path, monkeypatch, samples, command):
     asked = []
 
-    def spy(folder, frames, seed, size):
+    def spy(folder, frames, seed, size, guided):
         asked.append((frames, seed))
         return samples.select(torch.arange(len(asked)))
 
@@ -364,7 +364,7 @@ def test_errors_vanish_for_the_truth(samples, priors):
     class Truth(torch.nn.Module):
         hand = network.hand
 
-        def forward(self, image, camera):
+        def forward(self, image, camera, detections=None):
             row = [int((samples.camera.focal == f).all(dim=1).nonzero()[0]) for f in camera.focal]
             prediction = network(image, camera)
             return prediction._replace(vertices=samples.vertices[row], joints=samples.joints[row])
@@ -477,7 +477,7 @@ def test_terms_pull_home_from_where_a_network_is_off(samples):
     """The mask knows the way; the plain difference, which feels no outline, hardly does."""
 
     class Off(torch.nn.Module):
-        def forward(self, image, camera):
+        def forward(self, image, camera, detections=None):
             return network(image, camera)._replace(vertices=moved.vertices, joints=moved.joints)
 
     network = HandNetwork(SIZE)
@@ -492,3 +492,40 @@ def test_terms_pull_home_from_where_a_network_is_off(samples):
         assert 0 < row["hands"] <= 8 and row["strength, per metre"] > 0
     assert rows[SILHOUETTE]["translation"] > 0.5 and rows[TEXTURE]["translation"] > 0.3
     assert rows[SILHOUETTE]["all"] > rows[PLAIN]["all"]
+
+
+# --- networks that are shown keypoints -----------------------------------------
+
+
+def test_a_guided_network_begins_as_the_one_whose_weights_it_takes(samples):
+    """Shown where its own maps say the joints are, or nothing, it predicts the same; shown others, the hand follows."""
+    plain, guided = HandNetwork(SIZE), HandNetwork(SIZE, guided=True)
+    guided.begin_with(plain.state_dict())
+    batch = as_they_are(samples)
+    expected = plain(batch.image, batch.camera)
+    places, _ = mean_places(expected.maps)
+    own = SIZE / 2 * (1 + places)
+    own[::2] = torch.nan
+    same = guided(batch.image, batch.camera, own)
+    torch.testing.assert_close(same.vertices, expected.vertices, atol=1e-5, rtol=1e-4)
+    true = batch.camera.project(batch.joints)
+    shown = guided(batch.image, batch.camera, true)
+    wrist = (batch.camera.project(shown.joints) - true)[:, 0].norm(dim=-1)
+    assert wrist.median() < 0.15 * SIZE < (batch.camera.project(same.joints) - true)[:, 0].norm(dim=-1).median()
+    plain.begin_with(guided.state_dict())
+    with pytest.raises(ValueError, match="expected detections, for a guided network, got None"):
+        guided(batch.image, batch.camera)
+    with pytest.raises(ValueError, match="expected a HandNetwork's weights"):
+        plain.begin_with({"other": torch.zeros(1)})
+
+
+def test_detections_are_turned_with_the_image_and_reach_the_network(samples, priors, tmp_path):
+    shown = replace(samples, detections=samples.keypoints.clone())
+    moved = augmented(as_they_are(shown), 4, seeded(1))
+    torch.testing.assert_close(moved.detections, moved.keypoints)
+    assert augmented(as_they_are(samples), 4, seeded(1)).detections is None
+    run = Run(WEAK, 1e-3, 0, replace(SMALL, first_epochs=1, second_epochs=1))
+    network = Training(run, shown, priors, tmp_path).finish(report=lambda text: None)
+    assert network.from_detections.weight.abs().max() > 0  # it has learned to use them
+    figures = errors(network, shown, joint_offset(network, shown), priors["bundled"])
+    assert len(figures["IoU"]["values"]) == len(samples)

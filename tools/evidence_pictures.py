@@ -75,4 +75,4 @@ def found() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    write_figures(found(), __doc__)
+    write_figures(__doc__, found())

@@ -1,6 +1,6 @@
 """Does training with the loss make a better network?
 
-    python benchmarks/training real | detections | synthetic [--seeds 0 1 2] [--arms …] [--fine-tuned FOLDER]
+    python benchmarks/training real | detections | synthetic [--guided] [--seeds 0 1 2] [--arms …] [--fine-tuned FOLDER]
     python benchmarks/training tune --on real --arms … --rates 3e-4 1e-3
     python benchmarks/training cost | pull --on real
 
@@ -76,20 +76,22 @@ def experiment(arguments: argparse.Namespace, name: str, tuning: bool = False) -
         folder = Path(os.environ.get("TEXALIGN_REAL_DATA", ""))
         label_seed = None if name == "detections" else seed
         train, unseen = (TUNE_TRAIN, TUNE_VALIDATE) if tuning else (TRAIN, VALIDATE)
-        parts = (real_samples(folder, frames, label_seed, settings.image_size) for frames in (train, unseen))
+        size, guided = settings.image_size, arguments.guided
+        parts = (real_samples(folder, frames, label_seed, size, guided) for frames in (train, unseen))
         first, second = (part.to(device) for part in parts)
         return Data(first, second)
 
     def generated(seed: int) -> Data:
         keep, size, unseen_seed = arguments.keep / "training", settings.image_size, TUNE_SEED if tuning else TEST_SEED
-        first = synthetic_samples(keep, arguments.images, TRAIN_SEED, seed, size)
-        second = synthetic_samples(keep, arguments.unseen, unseen_seed, seed, size)
+        first = synthetic_samples(keep, arguments.images, TRAIN_SEED, seed, size, arguments.guided)
+        second = synthetic_samples(keep, arguments.unseen, unseen_seed, seed, size, arguments.guided)
         return Data(first.to(device), second.to(device))
 
     data = photographs if kind == "real" else generated
     folder = f"{name} tuning" if tuning else name
     if kind == "synthetic":
         folder += f", {arguments.images} and {arguments.unseen}"
+    folder += ", guided" if arguments.guided else ""
     block = FRAMES_A_BLOCK if kind == "real" else settings.neighbours
     return Experiment(folder, data, settings, RATES[kind], priors, arguments.keep, block)
 
@@ -99,6 +101,7 @@ def arguments_of(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("what", choices=(*TABLES, "tune", "cost", "pull", "overlays"))
     parser.add_argument("--on", choices=TABLES, default="real", help="the table that the other words are for")
+    parser.add_argument("--guided", action="store_true", help="networks are shown a detector's keypoints as well")
     parser.add_argument("--arms", nargs="+", choices=ARMS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rates", type=float, nargs="+", default=[3e-4, 1e-3, 3e-3], help="for tune")
@@ -144,7 +147,7 @@ def main() -> None:
     elif arguments.show:
         made.write(arms, arguments.seeds, None)
     else:
-        default = BENCHMARKS / "results" / f"training_{name}.json"
+        default = BENCHMARKS / "results" / f"training_{name}{'_guided' if arguments.guided else ''}.json"
         made.run_all(arms, arguments.seeds, arguments.output or default)
 
 

@@ -64,7 +64,8 @@ def turned(batch: Batch, angle: Tensor, scale: Tensor, draws: Draws) -> Batch:
     joints, keypoints = batch.joints @ space.transpose(1, 2), there(batch.keypoints)
     # A pixel of which a part was sampled beyond the image's edge is darker than what it shows.
     valid = (valid > 0.99).to(image.dtype)
-    return Batch(image, valid, mask, free * valid, camera, keypoints, joints, vertices, batch.group)
+    detections = None if batch.detections is None else there(batch.detections)
+    return Batch(image, valid, mask, free * valid, camera, keypoints, joints, vertices, batch.group, detections)
 
 
 def recoloured(image: Tensor, light: Draws) -> Tensor:

@@ -41,7 +41,7 @@ def predictions(network: HandNetwork, samples: Samples) -> Iterator[tuple[Sample
         part = samples.select(rows)
         batch = as_they_are(part)
         with torch.no_grad():
-            prediction = network(batch.image, batch.camera)
+            prediction = network(batch.image, batch.camera, batch.detections)
         yield part, batch, prediction
 
 

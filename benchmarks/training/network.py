@@ -74,11 +74,15 @@ class HandNetwork(nn.Module):
     the camera makes metres of it. The orientation is predicted relative to the viewing ray through the wrist, since a
     crop far from the middle of a photograph looks the same for another orientation.
 
+    A guided network is shown a detector's keypoints too, as the second stage of a detector would be. They take the
+    place of the taught maps in saying where the hand is; what they add to the rest begins at zero.
+
     Args:
         image_size: pixels of the square images, a multiple of 32.
+        guided: whether it is shown keypoints.
     """
 
-    def __init__(self, image_size: int = 128) -> None:
+    def __init__(self, image_size: int = 128, guided: bool = False) -> None:
         super().__init__()
         self.image_size = image_size
         self.stem = nn.Conv2d(3, 32, 5, stride=2, padding=2, bias=False)
@@ -97,6 +101,10 @@ class HandNetwork(nn.Module):
         # The first prediction is nearly a resting hand in the middle of the image.
         nn.init.normal_(self.out.weight, std=0.02)
         nn.init.zeros_(self.out.bias)
+        self.from_detections: nn.Linear | None = None
+        if guided:
+            self.from_detections = nn.Linear(2 * 21, 384, bias=False)
+            nn.init.zeros_(self.from_detections.weight)
         self.hand = HandModel()
         rest = resting(self.hand, 1)
         self.resting_angles: Tensor
@@ -104,12 +112,21 @@ class HandNetwork(nn.Module):
         self.register_buffer("resting_angles", rest.angles, persistent=False)
         self.register_buffer("fingers_up", torch.tensor(FINGERS_UP), persistent=False)
 
-    def forward(self, image: Tensor, camera: ta.PinholeCamera) -> Prediction:
+    def begin_with(self, state: dict[str, Tensor]) -> None:
+        """Take another network's weights, whether or not it is guided too."""
+        guide = "from_detections."
+        kept = {name: value for name, value in state.items() if self.from_detections or not name.startswith(guide)}
+        missing, unknown = self.load_state_dict(kept, strict=False)
+        if unknown or not all(name.startswith(guide) for name in missing):
+            raise ValueError(f"begin_with: expected a HandNetwork's weights, got {missing} missing, {unknown} unknown")
+
+    def forward(self, image: Tensor, camera: ta.PinholeCamera, detections: Tensor | None = None) -> Prediction:
         """Predict the hands.
 
         Args:
             image: (B, 3, S, S) in [0, 1].
             camera: of these images.
+            detections: (B, 21, 2) pixels, for a guided network; where NaN, its own maps say where the joint is.
         """
         x = functional.relu(self.norm(self.stem(4 * (image - 0.45))))
         fine = self.fine(x)
@@ -117,10 +134,20 @@ class HandNetwork(nn.Module):
         upwards = functional.interpolate(self.lateral(coarse), size=fine.shape[2:], mode="bilinear")
         maps = self.maps(fine + upwards).float()
         places, heights = mean_places(maps)
-        wrist, spread, roll = position(places[:, :21])
-        level = ((places - wrist[:, None]) @ roll) / spread[:, None]
+        joints = places[:, :21]
+        if self.from_detections is not None:
+            if detections is None:
+                raise ValueError("HandNetwork: expected detections, for a guided network, got None")
+            seen = torch.isfinite(detections).all(dim=2, keepdim=True)
+            joints = torch.where(seen, 2 * detections.nan_to_num() / self.image_size - 1, joints)
+        wrist, spread, roll = position(joints)
+
+        def level(where: Tensor) -> Tensor:
+            return (((where - wrist[:, None]) @ roll) / spread[:, None]).flatten(1)
+
         x = self.from_coarse(functional.relu(self.squeeze(coarse)).flatten(1))
-        x = functional.relu(x + self.from_places(torch.cat([level.flatten(1), heights], dim=1)))
+        x = x + self.from_places(torch.cat([level(places), heights], dim=1))
+        x = functional.relu(x if self.from_detections is None else x + self.from_detections(level(joints)))
         x = self.out(functional.relu(self.hidden(x)))
         angles, turn, shape, place, size = x.split(self.sizes, dim=1)
         angles = self.resting_angles + ANGLE_STEP * angles.unflatten(1, (15, 3))

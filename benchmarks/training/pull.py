@@ -160,7 +160,7 @@ def pull_table(
         seen = augmented(batch, neighbours, seeded(0, 4, draw))
         assert seen.vertices is not None
         with torch.no_grad():
-            prediction = network(seen.image, seen.camera)
+            prediction = network(seen.image, seen.camera, seen.detections)
         pixels = seen.camera.project(prediction.vertices)
         home = seen.camera.project(seen.vertices) - pixels
         off = (seen.camera.project(prediction.joints) - seen.camera.project(seen.joints)).norm(dim=-1).mean(dim=1)

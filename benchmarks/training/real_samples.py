@@ -17,8 +17,8 @@ TRAIN, VALIDATE = range(0, 298), range(318, 398)
 TUNE_TRAIN, TUNE_VALIDATE = range(0, 238), range(258, 298)
 
 
-def real_samples(folder: Path, frames: range, seed: int | None, size: int = 128) -> Samples:
-    """Some frames, with noisy labels of a seed or, without one, a detector's.
+def real_samples(folder: Path, frames: range, seed: int | None, size: int = 128, guided: bool = False) -> Samples:
+    """Some frames, with noisy labels of a seed or, without one, a detector's; for guided networks with the latter too.
 
     The noise is drawn once for each frame number, whatever frames are asked for: true joints plus 6 px and 10 %
     outliers of 20 px, on frames of 256 pixels.
@@ -33,6 +33,7 @@ def real_samples(folder: Path, frames: range, seed: int | None, size: int = 128)
         camera=photographs.camera,
         keypoints=keypoints,
         joints=known(photographs.joints),
+        detections=photographs.keypoints if guided else None,
     )
 
 

@@ -23,6 +23,8 @@ class Samples:
         joints: (N, 21, 3) metres, true.
         vertices: (N, 778, 3) metres, true, or None.
         hidden: (N, 21) bool, joints that the image does not show, or None where nobody knows.
+        detections: (N, 21, 2) pixels, a detector's keypoints, which the network is shown beside the image, NaN where it
+            found none; or None.
     """
 
     image: Tensor
@@ -33,6 +35,7 @@ class Samples:
     joints: Tensor
     vertices: Tensor | None = None
     hidden: Tensor | None = None
+    detections: Tensor | None = None
 
     def __len__(self) -> int:
         """N."""
@@ -74,6 +77,7 @@ class Batch:
         joints: (B, 21, 3) metres, in this camera's frame.
         vertices: (B, 778, 3) metres, or None.
         group: (B,) int64: neighbours in the video, or views of one hand, have the same number.
+        detections: (B, 21, 2) pixels, see `Samples`, or None.
     """
 
     image: Tensor
@@ -85,6 +89,7 @@ class Batch:
     joints: Tensor
     vertices: Tensor | None
     group: Tensor
+    detections: Tensor | None = None
 
     def __len__(self) -> int:
         """B."""
@@ -96,4 +101,5 @@ def as_they_are(samples: Samples) -> Batch:
     image, mask, free = (tensor.float() / 255 for tensor in (samples.image, samples.mask, samples.free))
     group = torch.arange(len(image), device=image.device)
     valid = torch.ones_like(mask)
-    return Batch(image, valid, mask, free, samples.camera, samples.keypoints, samples.joints, samples.vertices, group)
+    labels = (samples.keypoints, samples.joints, samples.vertices)
+    return Batch(image, valid, mask, free, samples.camera, *labels, group, samples.detections)

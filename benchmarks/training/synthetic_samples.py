@@ -24,10 +24,12 @@ CHUNK, AT_ONCE = 400, 40
 LABEL_NOISE, OUTLIER, OUTLIER_SHARE = 2.0, 20.0, 0.1
 # A joint lies inside the flesh: it is hidden by its own hand if the mesh before it is nearer by more. Metres.
 FLESH = 0.02
-TRAIN_SEED, TEST_SEED, TUNE_SEED = 31_000, 32_000, 33_000
+TRAIN_SEED, TEST_SEED, TUNE_SEED, DETECTOR_SEED = 31_000, 32_000, 33_000, 34_000
 
 
-def synthetic_samples(keep: Path, count: int, data_seed: int, label_seed: int, size: int = 128) -> Samples:
+def synthetic_samples(
+    keep: Path, count: int, data_seed: int, label_seed: int, size: int = 128, guided: bool = False
+) -> Samples:
     """`count` right hands, four views of each, as `texalign.synthetic.generate` draws them.
 
     Things, other hands and padding hide three joints or more of a third of the hands; nothing is added to that.
@@ -38,6 +40,7 @@ def synthetic_samples(keep: Path, count: int, data_seed: int, label_seed: int, s
         data_seed: of the images.
         label_seed: of the labels' noise: 2 px, and 10 % outliers of 20 px.
         size: pixels.
+        guided: with a detector's keypoints too: the true ones with another draw of the same noise.
     """
     if count % VIEWS:
         raise ValueError(f"synthetic_samples: expected a multiple of {VIEWS} images, got {count}")
@@ -45,7 +48,8 @@ def synthetic_samples(keep: Path, count: int, data_seed: int, label_seed: int, s
         chunk_of(keep / f"images {data_seed} {size}", data_seed, number, size) for number in range(-(-count // CHUNK))
     ]
     samples = joined(chunks).select(torch.arange(count))
-    return replace(samples, keypoints=labels(samples.keypoints, size / 128, label_seed))
+    detections = labels(samples.keypoints, size / 128, DETECTOR_SEED) if guided else None
+    return replace(samples, keypoints=labels(samples.keypoints, size / 128, label_seed), detections=detections)
 
 
 def chunk_of(folder: Path, seed: int, number: int, size: int) -> Samples:

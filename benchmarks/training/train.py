@@ -74,9 +74,9 @@ class Training:
         device = samples.image.device
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(run.seed)
-            network = HandNetwork(run.settings.image_size)
+            network = HandNetwork(run.settings.image_size, guided=samples.detections is not None)
         if run.settings.start is not None:
-            network.load_state_dict(torch.load(run.settings.start, map_location="cpu", weights_only=True)["network"])
+            network.begin_with(torch.load(run.settings.start, map_location="cpu", weights_only=True)["network"])
         self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=0.0, betas=(0.9, 0.98), weight_decay=WEIGHT_DECAY
@@ -158,7 +158,7 @@ class Training:
         with torch.no_grad():
             batch = augmented(replace(chosen, group=group), settings.neighbours, generator)
         image = batch.image.contiguous(memory_format=torch.channels_last)
-        prediction = self.network(image, batch.camera)
+        prediction = self.network(image, batch.camera, batch.detections)
         scale, full = scale_at(self.run, part), self.run.arm == FULL
         total = label_objective(self.network.hand, prediction, batch, scale, settings, full)
         values = {"labels": total.detach()}
