@@ -58,7 +58,7 @@ def curves(content: dict[str, Any]) -> Any:
         cell.set_xlabel("epoch (line: the terms are added)", fontsize=8)
         cell.set_title(f"{name}, unseen images", fontsize=9, pad=4)
         cell.tick_params(labelsize=8)
-    axes[0, 1].legend(frameon=False, fontsize=7)
+    axes[0, 1].legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.02, 1.0))
     return drawn
 
 

@@ -5,7 +5,7 @@
     python benchmarks/training cost | pull --on real
 
 A table's command trains what is missing, prints the table and writes it to benchmarks/results/training_NAME.json. It
-can be stopped at any time: the same command goes on from the last epoch that was kept. `--show` only prints what is
+can be stopped at any time: the same command goes on from the last epoch that was kept. `--show` takes only what is
 finished. Photographs are read from the folder named by TEXALIGN_REAL_DATA.
 """
 
@@ -111,7 +111,7 @@ def arguments_of(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--keep", type=Path, default=BENCHMARKS / "unfinished", help="folder of what is done")
     parser.add_argument("--output", type=Path, help="of the table; for overlays a folder outside the repository")
-    parser.add_argument("--show", action="store_true", help="only print what is finished")
+    parser.add_argument("--show", action="store_true", help="only what is finished; written if --output is given")
     for name, kind in CHANGEABLE.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help="see Settings")
     arguments = parser.parse_args(words)
@@ -145,7 +145,7 @@ def main() -> None:
     elif arguments.what == "overlays":
         write_overlays(made, arms, arguments.seeds[0], arguments.output)
     elif arguments.show:
-        made.write(arms, arguments.seeds, None)
+        made.write(arms, arguments.seeds, arguments.output)
     else:
         default = BENCHMARKS / "results" / f"training_{name}{'_guided' if arguments.guided else ''}.json"
         made.run_all(arms, arguments.seeds, arguments.output or default)
