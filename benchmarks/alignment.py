@@ -125,8 +125,8 @@ class Benchmark:
         """Section d."""
         bundled = self.loss(self.priors["bundled"])
         variants: dict[str, Extra | None] = {"keypoints only": None}
-        variants |= {f"+ loss, bundled prior, weight {w}": with_loss(bundled, w) for w in (4, 2, 8)}
-        variants["+ loss, mean colour, weight 4"] = with_loss(self.loss(MeanColour()), 4)
+        variants |= {f"+ loss, bundled prior, weight {w}": with_loss(bundled, w) for w in (2, 1, 4)}
+        variants["+ loss, mean colour, weight 2"] = with_loss(self.loss(MeanColour()), 2)
         variants["+ true silhouette"] = synthetic_fits.with_true_silhouette(self.renderer)
         chunks = images(scenes, self.images)
         results = {
@@ -147,16 +147,16 @@ class Benchmark:
         bundled = self.loss(self.priors["bundled"])
         variants: dict[str, Extra | None] = {"labels only": None}
         variants["+ pseudo-mask silhouette"] = real.with_pseudo_mask(self.renderer)
-        variants |= {f"+ loss, bundled prior, weight {w}": with_loss(bundled, w) for w in (8, 4, 16)}
+        variants |= {f"+ loss, bundled prior, weight {w}": with_loss(bundled, w) for w in (4, 8, 2)}
         mean = self.loss(MeanColour())
-        variants |= {f"+ loss, mean colour, weight {w}": with_loss(mean, w) for w in (8, 4, 16)}
-        for weight in (8, 16):
+        variants |= {f"+ loss, mean colour, weight {w}": with_loss(mean, w) for w in (4, 2, 8)}
+        for weight in (4, 8):
             name = f"+ loss, bundled prior, groups of 4, weight {weight}"
             variants[name] = with_loss(bundled, weight, real.NEIGHBOURS)
         if "fine-tuned" in self.priors:
-            variants["+ loss, fine-tuned prior, weight 8"] = with_loss(self.loss(self.priors["fine-tuned"]), 8)
+            variants["+ loss, fine-tuned prior, weight 4"] = with_loss(self.loss(self.priors["fine-tuned"]), 4)
         noisy = {name: [self._fits(name, extra, s) for s in self.seeds] for name, extra in variants.items()}
-        few = ("labels only", "+ pseudo-mask silhouette", "+ loss, bundled prior, weight 8")
+        few = ("labels only", "+ pseudo-mask silhouette", "+ loss, bundled prior, weight 4")
         detected = {name: [self._fits(name, variants[name], None)] for name in few}
         noisy_rows, detected_rows = (
             comparison({name: real.over_seeds(runs) for name, runs in results.items()}, "labels only")

@@ -5,7 +5,7 @@
 Synthetic hands in batches as HaMeR's loader makes them, a prediction that is off by a share of `fitting.disturbed`'s
 noise, and the gradients of HaMeR's two keypoint losses, at HaMeR's own weights, and of the texture's loss at the
 vertices (joints are taken as a linear function of them: the joint regressor, and the fingertips). For comparison, the
-same ratio for the keypoints' pull in the fits of docs/benchmarks.md, where a weight of 4 to 16 is a gain.
+same ratio for the keypoints' pull in the fits of docs/benchmarks.md, where a weight of 2 to 8 is a gain.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def main() -> None:
                 "|keypoints|": norm["keypoints"],
                 "texture : keypoints": norm["texture"] / norm["keypoints"],
                 f"at weight {hamer.DEFAULT_WEIGHT:g}": hamer.DEFAULT_WEIGHT * norm["texture"] / norm["keypoints"],
-                "fits, weight 4 to 16": f"{4 * fit:.2g} to {16 * fit:.2g}",
+                "fits, weight 2 to 8": f"{2 * fit:.2g} to {8 * fit:.2g}",
             }
         )
     print(table(rows))

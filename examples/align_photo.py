@@ -34,7 +34,7 @@ from texalign import fitting, viz
 from texalign.hand import HandModel
 
 SIZE, STEPS, MARGIN = 192, 60, 1.6
-KEYPOINT_SCALE, TEXTURE_WEIGHT = SIZE / 16, 4.0
+KEYPOINT_SCALE, TEXTURE_WEIGHT = SIZE / 16, 2.0
 
 
 def read_keypoints(path: Path) -> tuple[np.ndarray, bool, float | None]:

@@ -249,24 +249,9 @@ def test_a_few_steps_down_bring_the_hand_home(surface, photographs):
     assert (offset.detach()[..., :2].norm(dim=-1) < 0.35 * shift[..., :2].norm(dim=-1)).all()
 
 
-def test_a_misplaced_hand_is_moved_and_hardly_shrunk(surface, photographs, monkeypatch):
-    """Before a wall of one colour, whose pixels are described far more sharply than the hand's."""
-    vertices, camera, image = photographs(8, 64)
-    vertices = vertices + torch.tensor([pixels_to_metres(camera, 4), pixels_to_metres(camera, -4), 0.0])
-    loss_fn = loss_of(surface, 64, reduction="none")
-    outwards = vertices - vertices.mean(dim=1, keepdim=True)
-    shrinking = []
-    for cut in (photometric.even_handed, lambda evidence, known: evidence):
-        monkeypatch.setattr(photometric, "even_handed", cut)
-        _, gradient = gradient_of(loss_fn, vertices, camera, image, generator=seeded())
-        assert (gradient.sum(dim=1) @ torch.tensor([1.0, -1.0, 0.0]) > 0).all()  # home it goes with the cut or without
-        shrinking.append((gradient * outwards).sum(dim=(1, 2)))
-    assert (shrinking[1] > 1).all() and (shrinking[0] < 0.4 * shrinking[1]).all()
-
-
 @pytest.mark.parametrize("extras", [{}, {"structure_weight": 1.0}], ids=["plain", "structure"])
 def test_the_gradient_is_roughly_that_of_the_value(surface, photographs, smooth_texture, extras):
-    """Scale, colour fit, background and cut are constants of a step, so only sign and magnitude can agree."""
+    """Scale, colour fit and background are constants of a step, so only sign and magnitude can agree."""
     vertices, camera, image = photographs(8, 64, texture=smooth_texture)
     vertices = vertices + torch.tensor([pixels_to_metres(camera, 2), pixels_to_metres(camera, -2), 0.0])
     loss_fn = loss_of(surface, 64, Fixed(smooth_texture), reduction="none", **extras)
@@ -284,7 +269,7 @@ def test_the_gradient_is_roughly_that_of_the_value(surface, photographs, smooth_
         move[axis] = size
         numeric = (total(move) - total(-move)) / (2 * size) / size_of(details)
         analytic = gradient.sum(dim=1)[:, axis]
-        assert (analytic.sign() == numeric.sign()).sum() >= 6, axis
+        assert (analytic.sign() == numeric.sign()).sum() >= 7, axis
         assert 0.4 < analytic.abs().sum() / numeric.abs().sum() < 2.5, axis
 
 
@@ -343,7 +328,7 @@ def test_the_loss_is_the_mean_over_its_levels(surface, photographs, masked):
 
 
 def test_more_levels_carry_farther(surface, photographs):
-    """From 20 of 128 pixels away (5.6 cm), where one level often fails: fewer go astray, and they aim better."""
+    """From 20 of 128 pixels away (5.6 cm), where one level begins to fail: no more go astray, all aim better."""
     vertices, camera, image = photographs(12, 128)
     at_home, aim = [], []
     for levels in (1, 3):
@@ -357,8 +342,8 @@ def test_more_levels_carry_farther(surface, photographs):
             cosines.append((pull @ away) / pull[:, :2].norm(dim=1).clamp(min=1e-9))
         at_home.append(int((torch.cat(cosines) > 0).sum()))
         aim.append(float(torch.cat(cosines).mean()))
-    assert at_home[1] >= 36 and at_home[1] >= at_home[0] + 4  # of 48
-    assert aim[1] > aim[0] + 0.1
+    assert at_home[1] >= at_home[0] >= 36  # of 48
+    assert aim[1] > aim[0] + 0.03
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -379,9 +364,8 @@ def test_the_structures_weight_adds_its_mean_dissimilarity(masked, weight):
     torch.testing.assert_close(more - plain, weight * expected, atol=1e-5, rtol=1e-5)
 
 
-def test_where_the_prior_is_unsure_a_residual_says_less(monkeypatch):
+def test_where_the_prior_is_unsure_a_residual_says_less():
     """Scales follow the log-variance relative to its mean over the hand: an even one changes nothing."""
-    monkeypatch.setattr(photometric, "even_handed", lambda evidence, known: evidence)
     coverage = torch.zeros(1, 1, 32, 32)
     coverage[..., 8:24, 8:24] = 1
     image = torch.where(coverage > 0, SKIN[:, None, None], WALL[:, None, None])

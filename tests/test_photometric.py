@@ -207,38 +207,6 @@ def test_the_hands_density_integrates_to_the_share_that_is_explained(unexplained
     assert total.item() == pytest.approx(1 - unexplained, abs=1e-3)
 
 
-# --- both sides of an outline --------------------------------------------------
-
-
-def fair_limit(evidence, known, least):
-    """The definition, by the loop, for one image."""
-    support = sorted(-value for value, kept in zip(evidence.flatten(), known.flatten()) if kept > 0.5 and value < 0)
-    return max(least, float(support[(len(support) - 1) // 2])) if support else least
-
-
-def test_what_speaks_against_the_hand_is_cut_off_at_the_median_of_what_speaks_for_it():
-    evidence = 12 * random(4, 1, 6, 7) - torch.tensor([8.0, 6.0, 4.0, 1.0]).reshape(4, 1, 1, 1)
-    known = (random(4, 1, 6, 7, seed=1) > 0.4).float()
-    known[2] = 0
-    fair = photometric.even_handed(evidence, known, least=0.75)
-    limits = [fair_limit(evidence[sample], known[sample], 0.75) for sample in range(4)]
-    assert limits[0] > limits[1] > 1 and limits[2:] == [0.75, 0.75]  # nothing is known; little speaks for the hand
-    for sample, limit in enumerate(limits):
-        expected = [min(value, limit) for value in evidence[sample].flatten().tolist()]
-        close(fair[sample].flatten(), expected)
-    assert (fair < evidence).flatten(1).any(dim=1).tolist() == [False, True, True, True]
-
-
-def test_the_cut_passes_on_the_gradient_of_its_value():
-    evidence = (8 * random(2, 1, 4, 5, seed=3) - 4).double().requires_grad_()
-    known = torch.ones(2, 1, 4, 5)
-    (pull,) = torch.autograd.grad(photometric.even_handed(evidence, known).sum(), evidence)
-    # The cut is a constant of the step.
-    limit = torch.tensor([fair_limit(each, torch.ones(4, 5), 1.0) for each in evidence]).reshape(2, 1, 1, 1)
-    assert torch.equal(pull, (evidence < limit).double())
-    assert 0 < pull.mean() < 1
-
-
 # --- structure ---------------------------------------------------------------
 
 

@@ -487,7 +487,7 @@ def test_terms_pull_home_from_where_a_network_is_off(samples):
     moved = augmented(as_they_are(whole), 4, seeded(0, 4, 0))
     moved = replace(moved, vertices=moved.vertices + 0.01, joints=moved.joints + 0.01)
     rows = {row["term"]: row for row in pull_table(Off(), whole, clear, {"bundled": GroupMean()}, draws=1)}
-    assert set(rows) >= {TEXTURE, GROUPED, PLAIN, SILHOUETTE, f"{TEXTURE}, not cut off"}
+    assert set(rows) >= {TEXTURE, GROUPED, PLAIN, SILHOUETTE, f"{TEXTURE}, mean colour for a prior"}
     for row in rows.values():
         assert 0 < row["hands"] <= 8 and row["strength, per metre"] > 0
     assert rows[SILHOUETTE]["translation"] > 0.5 and rows[TEXTURE]["translation"] > 0.3

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from torch import Tensor
 import texalign as ta
 from picture_files import bare, figure, write_figures
 from picture_scene import SIZE, PictureScene, picture_scene
-from texalign import photometric, synthetic
+from texalign import photometric
 from texalign.loss import EVIDENCE_LIMIT, LossDetails, carried
 from texalign.viz import to_uint8
 
@@ -52,8 +51,6 @@ class Pictures:
         # No bound on the gradient: its two parts are drawn as they are.
         self.loss = ta.DenseTextureAlignmentLoss(self.renderer, encoder, max_grad=1e12)
         self.plain, self.masked = self.see(None), self.see(self.scene.mask)
-        with uncut():
-            self.uncut = self.see(None)
 
     def see(self, mask: Tensor | None) -> Seen:
         """The loss at the misplaced mesh, and its gradient in two parts."""
@@ -80,16 +77,13 @@ class Pictures:
         self.loss.wrist = wrist
         return details.evidence
 
-    def costs(self) -> tuple[Tensor, Tensor]:
-        """What is counted as background, and what each pixel costs as one: (H, W) each."""
+    def costs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What is counted as background, and the costs of a background's and a hand's pixel: (H, W) each."""
         image, coverage, care = self.scene.image, self.plain.details.coverage, self.care()
         outside = (1 - photometric.dilate(coverage, 3 * carried(image))) * care
-        return outside[0, 0], photometric.background_cost(image, outside)[0, 0]
-
-
-def uncut() -> Any:
-    """Within it what speaks against the hand is not cut off."""
-    return mock.patch.object(photometric, "even_handed", lambda evidence, known: evidence)
+        background = photometric.background_cost(image, outside)
+        hand = self.plain.details.evidence + background  # where neither cut off nor left out
+        return outside[0, 0], background[0, 0], hand[0, 0]
 
 
 def show(axes: Any, image: Tensor, title: str) -> None:
@@ -155,7 +149,7 @@ def overview(pictures: Pictures) -> Any:
     )  # fmt: skip
     bare(cells[5], "5  residual")
     drawn.colorbar(heat, ax=cells[5], fraction=0.046, pad=0.02)
-    _, background = pictures.costs()
+    _, background, _ = pictures.costs()
     cost = cells[6].imshow(background.numpy(), cmap="viridis", extent=(0, SIZE, SIZE, 0))
     bare(cells[6], "6  cost as background")
     drawn.colorbar(cost, ax=cells[6], fraction=0.046, pad=0.02)
@@ -168,7 +162,7 @@ def overview(pictures: Pictures) -> Any:
 def background(pictures: Pictures) -> Any:
     """Which pixels teach the background's colours, and what each pixel then costs."""
     scene = pictures.scene
-    outside, cost = pictures.costs()
+    outside, cost, _ = pictures.costs()
     drawn, axes = figure(1, 3, 9.0, 3.2)
     counted = scene.image * (0.25 + 0.75 * outside) + 0.75 * (1 - outside) * 0.85
     show(axes[0, 0], counted, "counted as background (not greyed)")
@@ -233,51 +227,6 @@ def gradient_figure(pictures: Pictures, gradient: Tensor, base: Callable[[Any], 
     return drawn
 
 
-def cut(pictures: Pictures) -> Any:
-    """Evidence before the cut and after it, and how hard hands are pulled to grow or shrink without and with it."""
-    drawn, axes = figure(1, 3, 11.2, 3.4)
-    for cell, seen, title in (
-        (axes[0, 0], pictures.uncut, "evidence, not cut off"),
-        (axes[0, 1], pictures.plain, "cut off at m"),
-    ):
-        heat = diverging(cell, seen.details.evidence, title)
-        contour(cell, pictures.plain.details.coverage, "black")
-        arrows(cell, pictures.scene, seen.outline, "#1a9641")
-        cell.set_xlim(40, 240)
-        cell.set_ylim(215, 0)
-    drawn.colorbar(heat, ax=axes[0, 1], fraction=0.046, pad=0.02)
-    offsets = (0, 4, 8, 12, 16, 24)
-    with uncut():
-        before = pull_on_size(offsets)
-    axes[0, 2].axhline(0, color="0.6", linewidth=1)
-    axes[0, 2].plot(offsets, before, color="#b2182b", marker="o", label="not cut off")
-    axes[0, 2].plot(offsets, pull_on_size(offsets), color="#2166ac", marker="o", label="cut off at m")
-    axes[0, 2].set_xlabel("hand misplaced by, pixels of 128")
-    axes[0, 2].set_title("pull on the hand's size (> 0: grow)", fontsize=9, pad=4)
-    axes[0, 2].legend(frameon=False, fontsize=8)
-    return drawn
-
-
-def pull_on_size(offsets: tuple[int, ...]) -> list[float]:
-    """−d loss / d log size of the mesh about its middle, mean over 32 cluttered images and four directions."""
-    batch = synthetic.generate(32, 128, torch.Generator().manual_seed(778), left_share=0)
-    renderer = ta.TexturedHandRenderer(ta.HandSurface.mano(), 128)
-    loss_fn = ta.DenseTextureAlignmentLoss(renderer, ta.UVTextureEncoder.from_pretrained(), reduction="sum")
-    metres = batch.vertices[..., 2].mean(dim=1, keepdim=True) / batch.camera.focal
-    pulls = []
-    for offset in offsets:
-        total = 0.0
-        for direction in ((1.0, 0.0), (-1.0, 0.0), (0.0, 1.0), (0.0, -1.0)):
-            away = torch.nn.functional.pad(offset * metres * torch.tensor(direction), (0, 1))
-            vertices = (batch.vertices + away[:, None]).requires_grad_()
-            value = loss_fn(vertices, batch.camera, batch.image, generator=torch.Generator().manual_seed(0))
-            (gradient,) = torch.autograd.grad(value, vertices)
-            outwards = vertices.detach() - vertices.detach().mean(dim=1, keepdim=True)
-            total -= float((gradient * outwards).sum()) / (4 * len(vertices))
-        pulls.append(total)
-    return pulls
-
-
 def forearm(pictures: Pictures) -> Any:
     """What lies beyond the wrist and is left out."""
     scene, care = pictures.scene, pictures.care()
@@ -316,7 +265,6 @@ def mask(pictures: Pictures) -> Any:
 FIGURES: dict[str, Callable[[Pictures], Any]] = {
     "loss_overview": overview,
     "loss_background": background,
-    "loss_cut": cut,
     "loss_outline": outline,
     "loss_interior": interior,
     "loss_forearm": forearm,

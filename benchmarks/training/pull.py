@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stand_ins import MeanColour
-from texalign import photometric
 from texalign.fitting import fit_to_joints, pose_hand
 from texalign.hand import HandModel
 from training import arms
@@ -97,21 +96,7 @@ def terms_of(settings: Settings, priors: dict[str, nn.Module], device: torch.dev
     }
     mean = make_term(TEXTURE, settings, {"bundled": MeanColour()}, device)
     assert mean is not None
-    return {
-        **terms,
-        "+ texture loss, mean colour for a prior": mean,
-        "+ texture loss, not cut off": uncut(terms[TEXTURE]),
-    }
-
-
-def uncut(term: Term) -> Term:
-    """The same with `photometric.even_handed` left out."""
-
-    def changed(prediction: Prediction, batch: Batch, generator: torch.Generator) -> Tensor:
-        with mock.patch.object(photometric, "even_handed", lambda evidence, known: evidence):
-            return term(prediction, batch, generator)
-
-    return changed
+    return {**terms, f"{TEXTURE}, mean colour for a prior": mean}
 
 
 def pull(term: Term, prediction: Prediction, batch: Batch) -> Tensor:

@@ -36,7 +36,7 @@ from texalign.viz import DEMO_EXTRA_MISSING, MissingExtraError, save_gif, save_p
 
 START, ALONE, TOGETHER = "start", "keypoints only", "keypoints + texture"
 # The loss's weight beside `fitting.KEYPOINT_WEIGHT`.
-TEXTURE_WEIGHT = 4.0
+TEXTURE_WEIGHT = 2.0
 RATE = 0.02
 # Shares of the image's side: 2 px of keypoint noise, and 8 px at which a keypoint begins to lose its pull, at 128.
 KEYPOINT_NOISE, KEYPOINT_SCALE = 1 / 64, 1 / 16

@@ -60,8 +60,7 @@ class DenseTextureAlignmentLoss(nn.Module):
 
     For every pixel, evidence = −log p(colour | hand) + log p(colour | background), cut off at ±6, where the hand's
     colour is the prior's texture seen through the mesh, fitted to the image's light, and the background's colours are
-    those of the image itself outside the hand. What speaks against the hand is cut off at the median of what speaks for
-    it, so that both sides of an outline pull alike. The loss is Σ coverage · evidence over the hand's size, by sample.
+    those of the image itself outside the hand. The loss is Σ coverage · evidence over the hand's size, by sample.
 
     Two gradients reach the vertices. At silhouettes, where coverage changes: a pixel outside that looks like the hand
     pulls the outline over itself, one inside that looks like background pushes it away. In the interior, where the uv
@@ -332,7 +331,7 @@ def region_competition(
         elsewhere = (-background).clamp(0, EVIDENCE_LIMIT)
         segmented = (1 - mask).sum(dim=(1, 2, 3), keepdim=True) >= MINIMUM_PIXELS
         evidence = torch.where(segmented, mask * evidence.clamp(max=0) + (1 - mask) * elsewhere, evidence)
-    evidence = photometric.even_handed(evidence, known) * care
+    evidence = evidence * care
     size = torch.maximum((evidence.detach() < 0).sum(dim=(1, 2, 3)), coverage.detach().sum(dim=(1, 2, 3))).clamp(min=1)
     per_sample = (coverage * evidence).sum(dim=(1, 2, 3)) / size
     if structure_weight:

@@ -76,24 +76,6 @@ def hand_cost(residual: Tensor, scale: Tensor, unexplained: float = 0.1) -> Tens
     return -torch.logaddexp(laplace + torch.log1p(-share), torch.log(share))
 
 
-def even_handed(evidence: Tensor, known: Tensor, least: float = 1.0) -> Tensor:
-    """Evidence (B, 1, H, W), what speaks against the hand cut off at the median of what speaks for it.
-
-    A background of few colours is described more sharply than a hand ever is. A pixel of it under the mesh would push
-    several times as hard as a pixel of skin beside it pulls, and a misplaced hand would shrink instead of moving.
-
-    Args:
-        evidence: negative where it speaks for the hand.
-        known: (B, 1, H, W), above 0.5 for the hand's pixels; those of them that speak for it have a say in the median.
-        least: the cut is never lower, and this where no pixel speaks for the hand.
-    """
-    with torch.no_grad():
-        support = -evidence.flatten(1)
-        support = torch.where((known.flatten(1) > 0.5) & (support > 0), support, torch.nan).nanmedian(dim=1).values
-        limit = support.nan_to_num(nan=least).clamp(min=least)[:, None, None, None]
-    return torch.minimum(evidence, limit)
-
-
 def structural_similarity(first: Tensor, second: Tensor, mean: Callable[[Tensor], Tensor]) -> Tensor:
     """SSIM (Wang et al., 2004), by channel, of images (B, C, H, W) in [0, 1]; `mean` averages over each window."""
     mean_first, mean_second = mean(first), mean(second)
