@@ -43,7 +43,7 @@ from training.real_samples import TRAIN, TUNE_TRAIN, TUNE_VALIDATE, VALIDATE, re
 from training.samples import as_they_are
 from training.settings import Run, Settings
 from training.synthetic_samples import generated, labels
-from training.tables import arm_table, paired_difference
+from training.tables import arm_table, compared, paired_difference
 from training.train import Training, rate_at, scale_at, strength_at
 
 SIZE = 64
@@ -417,7 +417,8 @@ def test_arms_are_compared_on_the_seeds_that_both_have():
             "errors": {"MPJPE, mm": {"values": [value] * 4, "weights": [1] * 4}},
         }
 
-    rows = arm_table({WEAK: [run(0, 10.0), run(1, 20.0)], TEXTURE: [run(1, 18.0)]}, WEAK, 1)
+    results = {WEAK: [run(0, 10.0), run(1, 20.0)], TEXTURE: [run(1, 18.0)]}
+    rows = arm_table(results, WEAK, compared(results, WEAK, 1))
     assert rows[0]["MPJPE, mm"] == 15 and rows[1]["seeds"] == 1
     assert rows[1]["MPJPE, mm: change"].startswith("-10.0%")
 

@@ -14,12 +14,12 @@ from typing import Any
 from picture_files import figure, write_figures
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
-# Figures shown of each table, whether less is better, and what a change of 1 is on the axis.
+# Figures shown of each table, and whether they are errors: of these less is better, and changes are relative.
 FIGURES = {
-    "2D joints, px": ("2D joints, %", 100.0),
-    "PA-MPJPE, mm": ("PA-MPJPE, %", 100.0),
-    "IoU": ("mask IoU", 1.0),
-    "boundary F": ("boundary F", 1.0),
+    "2D joints, px": ("2D joints, %", True),
+    "PA-MPJPE, mm": ("PA-MPJPE, %", True),
+    "IoU": ("mask IoU", False),
+    "boundary F": ("boundary F", False),
 }
 BASELINE = "weak labels"
 BETTER, WORSE, OPEN = "#2166ac", "#b2182b", "0.45"
@@ -29,12 +29,12 @@ def changes(content: dict[str, Any]) -> Any:
     """Each arm's paired difference from the weak labels with its 95 % interval, a panel for every figure."""
     arms = [arm for arm in content["changes"] if arm != BASELINE]
     drawn, axes = figure(1, len(FIGURES), 11.2, 0.9 + 0.34 * len(arms))
-    for cell, (name, (title, unit)) in zip(axes[0], FIGURES.items()):
-        less_is_better = unit != 1.0
+    for cell, (name, (title, is_error)) in zip(axes[0], FIGURES.items()):
+        unit = 100 if is_error else 1
         cell.axvline(0, color="0.6", linewidth=1)
         for row, arm in enumerate(arms):
             _, middle, low, high = (unit * number for number in content["changes"][arm][name])
-            better, worse = (high < 0, low > 0) if less_is_better else (low > 0, high < 0)
+            better, worse = (high < 0, low > 0) if is_error else (low > 0, high < 0)
             colour = BETTER if better else WORSE if worse else OPEN
             cell.plot([low, high], [row, row], color=colour, linewidth=2)
             cell.plot([middle], [row], color=colour, marker="o", markersize=5)

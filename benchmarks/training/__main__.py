@@ -127,6 +127,7 @@ def main() -> None:
     name = arguments.what if arguments.what in TABLES else arguments.on
     made = experiment(arguments, name, tuning=arguments.what == "tune")
     arms = arguments.arms or usable_arms(made.priors)
+    results, label = BENCHMARKS / "results", f"{name}_guided" if arguments.guided else name
     if arguments.what == "cost":
         print(table(made.seconds_per_step(arms)))
         print(f"{len(arguments.seeds)} seeds: {made.hours(arms, len(arguments.seeds)):.1f} CPU hours")
@@ -140,15 +141,15 @@ def main() -> None:
         few = train.select(every_other_group(len(train), made.settings.neighbours, most=160))
         rows = pull_table(made.network(WEAK, arguments.seeds[0]), few, made.settings, made.priors)
         print(table(rows))
-        default = BENCHMARKS / "results" / f"training_pull_{name}.json"
-        write_json(arguments.output or default, {"environment": environment(), "table": rows})
+        write_json(
+            arguments.output or results / f"training_pull_{label}.json", {"environment": environment(), "table": rows}
+        )
     elif arguments.what == "overlays":
         write_overlays(made, arms, arguments.seeds[0], arguments.output)
     elif arguments.show:
         made.write(arms, arguments.seeds, arguments.output)
     else:
-        default = BENCHMARKS / "results" / f"training_{name}{'_guided' if arguments.guided else ''}.json"
-        made.run_all(arms, arguments.seeds, arguments.output or default)
+        made.run_all(arms, arguments.seeds, arguments.output or results / f"training_{label}.json")
 
 
 if __name__ == "__main__":

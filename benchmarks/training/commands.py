@@ -108,7 +108,7 @@ class Experiment:
     def table(self, arms: Iterable[str], seeds: Iterable[int]) -> list[dict[str, Any]]:
         """Of the finished runs. There is none without a baseline."""
         found = self.finished(arms, seeds)
-        return arm_table(found, WEAK, self.block) if WEAK in found else []
+        return arm_table(found, WEAK, compared(found, WEAK, self.block)) if WEAK in found else []
 
     def run_all(self, arms: list[str], seeds: list[int], output: Path | None) -> None:
         """All runs, seed by seed, then the table, on the screen and in a file."""
@@ -119,13 +119,14 @@ class Experiment:
 
     def write(self, arms: list[str], seeds: list[int], output: Path | None) -> None:
         """The table of what is finished."""
-        rows = self.table(arms, seeds)
-        if not rows:
+        found = self.finished(arms, seeds)
+        if WEAK not in found:
             print("no run of the baseline is finished")
             return
+        changes = compared(found, WEAK, self.block)
+        rows = arm_table(found, WEAK, changes)
         for part in narrow(rows):
             print(f"\n{table(part)}")
-        found = self.finished(arms, seeds)
         cost = {arm: sum(run["seconds"] for run in runs) for arm, runs in found.items()}
         content: dict[str, Any] = {
             "environment": environment(),
@@ -137,7 +138,7 @@ class Experiment:
             "CPU seconds": cost,
             "curves": {arm: curve(runs) for arm, runs in found.items()},
             "table": rows,
-            "changes": compared(found, WEAK, self.block),
+            "changes": changes,
         }
         if len(content["sources"]) > 1:
             print("These runs were made by different versions of the code.")

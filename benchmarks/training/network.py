@@ -147,7 +147,9 @@ class HandNetwork(nn.Module):
 
         x = self.from_coarse(functional.relu(self.squeeze(coarse)).flatten(1))
         x = x + self.from_places(torch.cat([level(places), heights], dim=1))
-        x = functional.relu(x if self.from_detections is None else x + self.from_detections(level(joints)))
+        if self.from_detections is not None:
+            x = x + self.from_detections(level(joints))
+        x = functional.relu(x)
         x = self.out(functional.relu(self.hidden(x)))
         angles, turn, shape, place, size = x.split(self.sizes, dim=1)
         angles = self.resting_angles + ANGLE_STEP * angles.unflatten(1, (15, 3))

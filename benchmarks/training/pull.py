@@ -7,9 +7,8 @@ not known, the true mesh is the bundled hand fitted to the true joints.
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +17,10 @@ from torch.nn import functional
 from stand_ins import MeanColour
 from texalign.fitting import fit_to_joints, pose_hand
 from texalign.hand import HandModel
-from training import arms
-from training.arms import FINE_TUNED, GROUPED, PLAIN, SILHOUETTE, TEXTURE, Term, make_term
+from texalign.metrics import point_error
+from training.arms import TEXTURE, Term, make_term
 from training.augmentation import augmented
+from training.commands import usable_arms
 from training.network import HandNetwork, Prediction
 from training.order import seeded
 from training.samples import Batch, Samples, as_they_are
@@ -79,43 +79,30 @@ def with_true_vertices(batch: Batch) -> Batch:
     """The same, vertices known."""
     if batch.vertices is not None:
         return batch
-    model = HandModel()
-    with torch.enable_grad():
-        fit = fit_to_joints(model, batch.joints, 300)
-    return replace(batch, vertices=pose_hand(model, fit).vertices)
+    model = HandModel().to(batch.joints.device)
+    return replace(batch, vertices=pose_hand(model, fit_to_joints(model, batch.joints, 300)).vertices)
 
 
 def terms_of(settings: Settings, priors: dict[str, nn.Module], device: torch.device) -> dict[str, Term]:
     """What is compared, all at weight 1 but the mask, which has the arm's."""
     settings = replace(settings, texture_weight=1.0, plain_weight=1.0)
-    terms: dict[str, Term] = {
-        arm: made
-        for arm in (TEXTURE, FINE_TUNED, GROUPED, PLAIN, SILHOUETTE)
-        if arm != FINE_TUNED or "fine-tuned" in priors
-        if (made := make_term(arm, settings, priors, device)) is not None
-    }
-    mean = make_term(TEXTURE, settings, {"bundled": MeanColour()}, device)
-    assert mean is not None
-    return {**terms, f"{TEXTURE}, mean colour for a prior": mean}
+    made = {arm: make_term(arm, settings, priors, device) for arm in usable_arms(priors)}
+    made[f"{TEXTURE}, mean colour for a prior"] = make_term(TEXTURE, settings, {"bundled": MeanColour()}, device)
+    return {name: term for name, term in made.items() if term is not None}
 
 
 def pull(term: Term, prediction: Prediction, batch: Batch) -> Tensor:
     """(B, V, 3): the step that each hand's vertices feel, whether or not its keypoints are within reach."""
-    steps = []
-    for rows in torch.arange(len(batch.image)).split(AT_ONCE):
-        part = chosen(batch, rows)
+    steps, device = [], batch.image.device
+    # Labels at the predicted joints: nothing is out of reach.
+    batch = replace(batch, keypoints=batch.camera.project(prediction.joints))
+    for rows in torch.arange(len(batch), device=device).split(AT_ONCE):
         vertices = prediction.vertices[rows].detach().requires_grad_()
-        with mock.patch.object(arms, "REACH", float("inf")):
-            value = term(prediction._replace(vertices=vertices, joints=prediction.joints[rows]), part, seeded(0))
+        generator = torch.Generator(device=device).manual_seed(seeded(0).initial_seed())
+        shown = prediction._replace(vertices=vertices, joints=prediction.joints[rows])
+        value = term(shown, batch.select(rows), generator)
         steps.append(-len(rows) * torch.autograd.grad(value, vertices)[0])
     return torch.cat(steps)
-
-
-def chosen(batch: Batch, rows: Tensor) -> Batch:
-    """Some of its images."""
-    named = {field.name: getattr(batch, field.name) for field in fields(batch) if field.name != "camera"}
-    tensors: dict[str, Any] = {name: None if tensor is None else tensor[rows] for name, tensor in named.items()}
-    return Batch(camera=batch.camera.select(rows), **tensors)
 
 
 def every_other_group(count: int, neighbours: int, most: int) -> Tensor:
@@ -138,7 +125,7 @@ def pull_table(
     """
     neighbours = settings.neighbours
     batch = with_true_vertices(as_they_are(samples))
-    batch = replace(batch, group=torch.arange(len(batch.image)) // neighbours)
+    batch = replace(batch, group=torch.arange(len(batch), device=batch.image.device) // neighbours)
     found: dict[str, list[dict[str, Tensor]]] = {}
     terms = terms_of(settings, priors, samples.image.device)
     for draw in range(draws):
@@ -148,7 +135,7 @@ def pull_table(
             prediction = network(seen.image, seen.camera, seen.detections)
         pixels = seen.camera.project(prediction.vertices)
         home = seen.camera.project(seen.vertices) - pixels
-        off = (seen.camera.project(prediction.joints) - seen.camera.project(seen.joints)).norm(dim=-1).mean(dim=1)
+        off = point_error(seen.camera.project(prediction.joints), seen.camera.project(seen.joints))
         near = off < NEAR * settings.image_size / 128
         for name, term in terms.items():
             step = pull(term, prediction, seen)

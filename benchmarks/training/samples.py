@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 import texalign as ta
 
+Some = TypeVar("Some", bound="Rows")
+
 
 @dataclass(frozen=True, eq=False)
-class Samples:
+class Rows:
+    """Tensors and a camera with one row for each image; None where nothing is known."""
+
+    def select(self: Some, rows: Tensor) -> Some:
+        """Some of them, by row (M,) int64."""
+        known = {
+            field.name: getattr(self, field.name) for field in fields(self) if getattr(self, field.name) is not None
+        }
+        chosen = {
+            name: value.select(rows) if isinstance(value, ta.PinholeCamera) else value[rows]
+            for name, value in known.items()
+        }
+        return replace(self, **chosen)
+
+
+@dataclass(frozen=True, eq=False)
+class Samples(Rows):
     """N images of right hands; all tensors on one device.
 
     Attributes:
@@ -41,11 +60,6 @@ class Samples:
         """N."""
         return len(self.image)
 
-    def select(self, rows: Tensor) -> Samples:
-        """Some of them, by row (M,) int64."""
-        camera = self.camera.select(rows)
-        return Samples(camera=camera, **{name: tensor[rows] for name, tensor in self._tensors().items()})
-
     def to(self, device: torch.device | str) -> Samples:
         """The same on a device."""
         camera = self.camera.to(device)
@@ -65,7 +79,7 @@ def joined(parts: list[Samples]) -> Samples:
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
+class Batch(Rows):
     """B images as a training step sees them.
 
     Attributes:

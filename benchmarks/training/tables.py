@@ -80,11 +80,13 @@ def compared(results: dict[str, list[dict[str, Any]]], base: str, block: int) ->
     return found
 
 
-def arm_table(results: dict[str, list[dict[str, Any]]], base: str, block: int) -> list[dict[str, Any]]:
-    """A row for each arm: what `compared` finds, in words."""
+def arm_table(
+    results: dict[str, list[dict[str, Any]]], base: str, changes: dict[str, dict[str, list[float]]]
+) -> list[dict[str, Any]]:
+    """A row for each arm: in words what `compared` has found."""
     rows = []
     of_base = {run["run"]["seed"] for run in results[base]}
-    for arm, figures in compared(results, base, block).items():
+    for arm, figures in changes.items():
         both = [run for run in results[arm] if run["run"]["seed"] in of_base]
         row: dict[str, Any] = {"arm": arm, "seeds": len(both), "CPU s": sum(r["seconds"] for r in both) / len(both)}
         for name, (mean, *change) in figures.items():
