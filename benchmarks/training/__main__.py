@@ -24,7 +24,7 @@ BENCHMARKS = Path(__file__).parent.parent
 sys.path.insert(0, str(BENCHMARKS))
 
 from recording import environment, table, write_json  # noqa: E402
-from training.arms import ARMS, FULL, SILHOUETTE, WEAK  # noqa: E402
+from training.arms import ARMS, FULL, PLAIN, SILHOUETTE, WEAK  # noqa: E402
 from training.commands import Data, Experiment, load_priors, usable_arms  # noqa: E402
 from training.overlays import write_overlays  # noqa: E402
 from training.pull import every_other_group, pull_table  # noqa: E402
@@ -32,7 +32,6 @@ from training.real_samples import TRAIN, TUNE_TRAIN, TUNE_VALIDATE, VALIDATE, re
 from training.settings import Settings  # noqa: E402
 from training.synthetic_samples import TEST_SEED, TRAIN_SEED, TUNE_SEED, synthetic_samples  # noqa: E402
 
-REAL = Settings()
 SYNTHETIC = Settings(
     batch_size=16,
     shifted=False,
@@ -42,10 +41,19 @@ SYNTHETIC = Settings(
     keypoint_scale=6.0,
     first_rate=6e-4,
 )
+# By kind of images, and whether networks are guided: these learn sooner.
+SETTINGS = {
+    ("real", False): Settings(),
+    ("synthetic", False): SYNTHETIC,
+    ("real", True): Settings(first_epochs=5, second_epochs=20, first_rate=5e-4, silhouette_weight=24.0),
+    ("synthetic", True): replace(SYNTHETIC, first_epochs=2, second_epochs=1, texture_weight=2.0),
+}
 # Found by `tune` on training frames, and on generated images of another seed.
 RATES = {
-    "real": {**dict.fromkeys(ARMS, 1e-3), SILHOUETTE: 3e-4, FULL: 3e-4},
-    "synthetic": dict.fromkeys(ARMS, 6e-4),
+    ("real", False): {**dict.fromkeys(ARMS, 1e-3), SILHOUETTE: 3e-4, FULL: 3e-4},
+    ("synthetic", False): dict.fromkeys(ARMS, 6e-4),
+    ("real", True): {**dict.fromkeys(ARMS, 1e-3), WEAK: 3e-4, PLAIN: 3e-4, SILHOUETTE: 3e-4},
+    ("synthetic", True): dict.fromkeys(ARMS, 6e-4),
 }
 TABLES = ("real", "detections", "synthetic")
 # Settings that the command line may change.
@@ -68,7 +76,7 @@ def experiment(arguments: argparse.Namespace, name: str, tuning: bool = False) -
     device = arguments.device
     priors = load_priors(arguments.fine_tuned, device)
     kind = "synthetic" if name == "synthetic" else "real"
-    settings = SYNTHETIC if kind == "synthetic" else REAL
+    settings = SETTINGS[kind, arguments.guided]
     changed = {field: value for field, value in vars(arguments).items() if field in CHANGEABLE and value is not None}
     settings = replace(settings, **changed)
 
@@ -93,7 +101,7 @@ def experiment(arguments: argparse.Namespace, name: str, tuning: bool = False) -
         folder += f", {arguments.images} and {arguments.unseen}"
     folder += ", guided" if arguments.guided else ""
     block = FRAMES_A_BLOCK if kind == "real" else settings.neighbours
-    return Experiment(folder, data, settings, RATES[kind], priors, arguments.keep, block)
+    return Experiment(folder, data, settings, RATES[kind, arguments.guided], priors, arguments.keep, block)
 
 
 def arguments_of(words: list[str] | None = None) -> argparse.Namespace:

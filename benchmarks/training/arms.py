@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,15 @@ PLAIN = "+ plain difference"
 SILHOUETTE = "+ mask"
 FULL = "full 3D labels"
 ARMS = (WEAK, TEXTURE, FINE_TUNED, GROUPED, PLAIN, SILHOUETTE, FULL)
+# The arm's own weight among the settings.
+WEIGHTS = {
+    TEXTURE: "texture_weight",
+    FINE_TUNED: "texture_weight",
+    GROUPED: "texture_weight",
+    PLAIN: "plain_weight",
+    SILHOUETTE: "silhouette_weight",
+    FULL: "space_weight",
+}
 MAP_WEIGHT = 4.0
 # A share of the image's side: hands whose keypoints are farther from their labels, in the median, are no longer, or not
 # yet, within a finger's width, and the texture term leaves them to the labels.
@@ -39,6 +49,12 @@ Term = Callable[[Prediction, Batch, torch.Generator], Tensor]
 def labels_of(arm: str) -> str:
     """The arm whose first stage it shares."""
     return FULL if arm == FULL else WEAK
+
+
+def settings_of(arm: str, settings: Settings) -> Settings:
+    """Without the other arms' weights: those who change one need not train the other arms again."""
+    others: dict[str, Any] = {weight: 0.0 for weight in WEIGHTS.values() if weight != WEIGHTS.get(arm)}
+    return replace(settings, **others)
 
 
 def with_true_keypoints(batch: Batch) -> Batch:

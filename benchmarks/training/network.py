@@ -19,6 +19,11 @@ SPREAD = 0.06
 MAPS = 48
 # What one unit of the last layer's outputs is: radians, betas, spreads, logarithms.
 ANGLE_STEP, SHAPE_STEP, PLACE_STEP, SIZE_STEP = 0.3, 1.0, 0.2, 0.3
+# Of guided networks: how often they correct themselves; spreads beyond which a joint's distance from its keypoint is
+# squashed, finely and coarsely.
+CORRECTIONS, SQUASHED = 3, (0.15, 0.6)
+# Of each resolution's features, what is read at the joints.
+READ = 16
 
 
 class Prediction(NamedTuple):
@@ -62,6 +67,38 @@ class Block(nn.Module):
         return functional.relu(y + self.beside(shortcut))
 
 
+class Correction(nn.Module):
+    """What the keypoints and the image say where the hand is thought to be, made a change of it; at first hardly any.
+
+    Args:
+        size: of the hand's description.
+        read: features at each joint.
+        context: features of the whole image.
+    """
+
+    def __init__(self, size: int, read: int, context: int) -> None:
+        super().__init__()
+        self.inputs = nn.Linear(size + 21 * (2 * len(SQUASHED) + read) + context, 512)
+        self.hidden = nn.Linear(512, 512)
+        self.out = nn.Linear(512, size)
+        nn.init.normal_(self.out.weight, std=1e-3)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, hand: Tensor, distances: Tensor, read: Tensor, context: Tensor) -> Tensor:
+        """(B, size).
+
+        Args:
+            hand: (B, size), as it is.
+            distances: (B, 21, 2) of the keypoints from its joints, in spreads, the hand upright; 0 where unknown.
+            read: (B, 21, R), features at its joints.
+            context: (B, C), features of the whole image.
+        """
+        squashed = [torch.tanh(distances / reach).flatten(1) for reach in SQUASHED]
+        x = functional.relu(self.inputs(torch.cat([hand, *squashed, read.flatten(1), context], dim=1)))
+        change: Tensor = self.out(functional.relu(x + self.hidden(x)))
+        return change
+
+
 class HandNetwork(nn.Module):
     """Image and camera to pose, shape and place of the bundled hand; 3.4 million parameters.
 
@@ -75,7 +112,9 @@ class HandNetwork(nn.Module):
     crop far from the middle of a photograph looks the same for another orientation.
 
     A guided network is shown a detector's keypoints too, as the second stage of a detector would be. They take the
-    place of the taught maps in saying where the hand is; what they add to the rest begins at zero.
+    place of the taught maps in saying where the hand is. Then it corrects itself a few times, from how far its joints
+    are from the keypoints and from the features at its joints (as Zhang et al., 2021, PyMAF): without that, it does not
+    learn in a few thousand steps to put joints where it was told they are.
 
     Args:
         image_size: pixels of the square images, a multiple of 32.
@@ -105,6 +144,8 @@ class HandNetwork(nn.Module):
         if guided:
             self.from_detections = nn.Linear(2 * 21, 384, bias=False)
             nn.init.zeros_(self.from_detections.weight)
+            self.local = nn.ModuleList([nn.Conv2d(48, READ, 1), nn.Conv2d(96, READ, 1)])
+            self.correction = Correction(sum(self.sizes), 2 * READ, 384)
         self.hand = HandModel()
         rest = resting(self.hand, 1)
         self.resting_angles: Tensor
@@ -114,7 +155,7 @@ class HandNetwork(nn.Module):
 
     def begin_with(self, state: dict[str, Tensor]) -> None:
         """Take another network's weights, whether or not it is guided too."""
-        guide = "from_detections."
+        guide = ("from_detections.", "local.", "correction.")
         kept = {name: value for name, value in state.items() if self.from_detections or not name.startswith(guide)}
         missing, unknown = self.load_state_dict(kept, strict=False)
         if unknown or not all(name.startswith(guide) for name in missing):
@@ -129,10 +170,12 @@ class HandNetwork(nn.Module):
             detections: (B, 21, 2) pixels, for a guided network; where NaN, its own maps say where the joint is.
         """
         x = functional.relu(self.norm(self.stem(4 * (image - 0.45))))
-        fine = self.fine(x)
+        finest = self.fine[0](x)
+        fine = self.fine[1](finest)
         coarse = self.coarse(fine)
         upwards = functional.interpolate(self.lateral(coarse), size=fine.shape[2:], mode="bilinear")
-        maps = self.maps(fine + upwards).float()
+        pyramid = fine + upwards
+        maps = self.maps(pyramid).float()
         places, heights = mean_places(maps)
         joints = places[:, :21]
         if self.from_detections is not None:
@@ -150,7 +193,24 @@ class HandNetwork(nn.Module):
         if self.from_detections is not None:
             x = x + self.from_detections(level(joints))
         x = functional.relu(x)
-        x = self.out(functional.relu(self.hidden(x)))
+        x = functional.relu(self.hidden(x))
+        hand = self.out(x)
+        prediction = self.assembled(hand, (wrist, spread, roll), camera, maps)
+        if self.from_detections is not None:
+            local = [reading(features) for reading, features in zip(self.local, (finest, pyramid))]
+            for _ in range(CORRECTIONS):
+                now = 2 * camera.project(prediction.joints) / self.image_size - 1
+                distances = torch.where(seen, (joints - now) @ roll / spread[:, None], 0)
+                read = [functional.grid_sample(each, now[:, None], align_corners=False)[:, :, 0] for each in local]
+                hand = hand + self.correction(hand, distances, torch.cat(read, dim=1).transpose(1, 2), x)
+                prediction = self.assembled(hand, (wrist, spread, roll), camera, maps)
+        return prediction
+
+    def assembled(
+        self, x: Tensor, where: tuple[Tensor, Tensor, Tensor], camera: ta.PinholeCamera, maps: Tensor
+    ) -> Prediction:
+        """The hand that outputs (B, 60) describe, relative to a `position`."""
+        wrist, spread, roll = where
         angles, turn, shape, place, size = x.split(self.sizes, dim=1)
         angles = self.resting_angles + ANGLE_STEP * angles.unflatten(1, (15, 3))
         shape = SHAPE_STEP * shape

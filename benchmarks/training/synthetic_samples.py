@@ -48,7 +48,7 @@ def synthetic_samples(
         chunk_of(keep / f"images {data_seed} {size}", data_seed, number, size) for number in range(-(-count // CHUNK))
     ]
     samples = joined(chunks).select(torch.arange(count))
-    detections = labels(samples.keypoints, size / 128, DETECTOR_SEED) if guided else None
+    detections = labels(samples.keypoints, size / 128, DETECTOR_SEED + data_seed) if guided else None
     return replace(samples, keypoints=labels(samples.keypoints, size / 128, label_seed), detections=detections)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from recording import digest
 from texalign._files import write_whole
-from training.arms import FULL, label_objective, labels_of, make_term
+from training.arms import FULL, label_objective, labels_of, make_term, settings_of
 from training.augmentation import augmented
 from training.evaluate import mean_joint_errors
 from training.network import HandNetwork
@@ -24,8 +24,8 @@ from training.order import epoch_batches, seeded
 from training.samples import Samples, as_they_are
 from training.settings import Run
 
-# Of the first stage: over so many epochs the rate rises; over this share of it the keypoints' scale falls.
-WARM_EPOCHS, ANNEALED_SHARE = 2, 0.6
+# Of the first stage: over one share of it the rate rises, over the other the keypoints' scale falls.
+WARM_SHARE, ANNEALED_SHARE = 0.1, 0.6
 WEIGHT_DECAY, LARGEST_GRADIENT = 1e-3, 5.0
 
 
@@ -93,7 +93,6 @@ class Training:
     def shared_file(self) -> Path:
         """The checkpoint of the first stage, which other arms and rates share."""
         settings = replace(self.run.settings, second_epochs=0, ramp_epochs=0, loss_size=0, token_count=0)
-        settings = replace(settings, texture_weight=0.0, plain_weight=0.0, silhouette_weight=0.0)
         first = Run(labels_of(self.run.arm), 0.0, self.run.seed, settings)
         return self.folder / f"{named(first)} first stage.pt"
 
@@ -179,7 +178,7 @@ def rate_at(run: Run, epoch: float) -> float:
     """Constant after a warm-up in the first stage; in the second the arm's own, falling to zero by a cosine."""
     settings = run.settings
     if epoch < settings.first_epochs:
-        return settings.first_rate * min(1.0, (epoch + 0.1) / WARM_EPOCHS)
+        return settings.first_rate * min(1.0, 0.05 + epoch / (WARM_SHARE * settings.first_epochs))
     share = (epoch - settings.first_epochs) / settings.second_epochs
     return run.rate * 0.5 * (1 + math.cos(math.pi * share))
 
@@ -199,9 +198,10 @@ def strength_at(run: Run, epoch: float) -> float:
 
 
 def named(run: Run) -> str:
-    """A file's name: arm, rate, seed, and a digest of the settings."""
+    """A file's name: arm, rate, seed, and a digest of the settings that matter to it."""
+    settings = asdict(settings_of(run.arm, run.settings))
     words = run.arm.replace("+ ", "").replace(",", "").replace(" ", "_")
-    return f"{words} rate {run.rate:g} seed {run.seed} {digest(json.dumps(asdict(run.settings)).encode())[:8]}"
+    return f"{words} rate {run.rate:g} seed {run.seed} {digest(json.dumps(settings).encode())[:8]}"
 
 
 def described(run: Run, progress: Progress) -> dict[str, Any]:
