@@ -552,6 +552,16 @@ def test_an_arm_is_not_trained_again_because_another_weight_changed():
         assert same == (arm not in (TEXTURE, FINE_TUNED, GROUPED)), arm
 
 
+def test_a_table_can_be_made_at_one_rate_for_every_arm(tmp_path):
+    for words in ([], ["--guided"]):
+        tuned, one = (
+            main_module.experiment(main_module.arguments_of(["real", "--keep", str(tmp_path), *words, *more]), "real")
+            for more in ([], ["--rate", "2e-4"])
+        )
+        assert set(tuned.rates) == set(one.rates) == set(ARMS)
+        assert set(one.rates.values()) == {2e-4} and set(tuned.rates.values()) == {3e-4, 1e-3}
+
+
 def test_detections_are_turned_with_the_image_and_reach_the_network(samples, priors, tmp_path):
     shown = replace(samples, detections=samples.keypoints.clone())
     moved = augmented(as_they_are(shown), 4, seeded(1))

@@ -101,7 +101,8 @@ def experiment(arguments: argparse.Namespace, name: str, tuning: bool = False) -
         folder += f", {arguments.images} and {arguments.unseen}"
     folder += ", guided" if arguments.guided else ""
     block = FRAMES_A_BLOCK if kind == "real" else settings.neighbours
-    return Experiment(folder, data, settings, RATES[kind, arguments.guided], priors, arguments.keep, block)
+    rates = RATES[kind, arguments.guided] if arguments.rate is None else dict.fromkeys(ARMS, arguments.rate)
+    return Experiment(folder, data, settings, rates, priors, arguments.keep, block)
 
 
 def arguments_of(words: list[str] | None = None) -> argparse.Namespace:
@@ -112,6 +113,7 @@ def arguments_of(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--guided", action="store_true", help="networks are shown a detector's keypoints as well")
     parser.add_argument("--arms", nargs="+", choices=ARMS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--rate", type=float, help="of every arm, instead of its tuned one")
     parser.add_argument("--rates", type=float, nargs="+", default=[3e-4, 1e-3, 3e-3], help="for tune")
     parser.add_argument("--fine-tuned", type=Path, help="a prior trained on the photographs 0 to 297 as well")
     parser.add_argument("--images", type=int, default=20_000, help="synthetic ones to train on")
