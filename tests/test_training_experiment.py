@@ -500,8 +500,8 @@ def test_terms_pull_home_from_where_a_network_is_off(samples):
 
 
 def test_a_guided_network_begins_as_the_one_whose_weights_it_takes(samples):
-    """Shown where its own maps say the joints are, or nothing, it predicts the same but for corrections that are not
-    learned yet; shown others, the hand follows."""
+    """Shown where its own maps say the joints are, or nothing, it predicts the same but for its corrections, which
+    begin small; shown others, the hand follows."""
     plain, guided = HandNetwork(SIZE), HandNetwork(SIZE, guided=True)
     guided.begin_with(plain.state_dict())
     batch = as_they_are(samples)
@@ -509,9 +509,12 @@ def test_a_guided_network_begins_as_the_one_whose_weights_it_takes(samples):
     places, _ = mean_places(expected.maps)
     own = SIZE / 2 * (1 + places)
     own[::2] = torch.nan
+    corrected = guided(batch.image, batch.camera, own)
+    off = batch.camera.project(corrected.vertices) - batch.camera.project(expected.vertices)
+    assert 0 < off.norm(dim=-1).mean() < 0.02 * SIZE
+    torch.nn.init.zeros_(guided.correction.out.weight)
     same = guided(batch.image, batch.camera, own)
-    off = batch.camera.project(same.vertices) - batch.camera.project(expected.vertices)
-    assert off.norm(dim=-1).mean() < 0.02 * SIZE
+    torch.testing.assert_close(same.vertices, expected.vertices, atol=1e-5, rtol=1e-4)
     true = batch.camera.project(batch.joints)
     shown = guided(batch.image, batch.camera, true)
     wrist = (batch.camera.project(shown.joints) - true)[:, 0].norm(dim=-1)
@@ -553,13 +556,18 @@ def test_an_arm_is_not_trained_again_because_another_weight_changed():
 
 
 def test_a_table_can_be_made_at_one_rate_for_every_arm(tmp_path):
+    """It is written beside the table of the tuned rates, not over it."""
+    files = set()
     for words in ([], ["--guided"]):
-        tuned, one = (
-            main_module.experiment(main_module.arguments_of(["real", "--keep", str(tmp_path), *words, *more]), "real")
+        asked = [
+            main_module.arguments_of(["real", "--keep", str(tmp_path), *words, *more])
             for more in ([], ["--rate", "2e-4"])
-        )
+        ]
+        tuned, one = (main_module.experiment(arguments, "real") for arguments in asked)
         assert set(tuned.rates) == set(one.rates) == set(ARMS)
         assert set(one.rates.values()) == {2e-4} and set(tuned.rates.values()) == {3e-4, 1e-3}
+        files |= {main_module.result_file("real", arguments).name for arguments in asked}
+    assert files == {f"training_real{kind}.json" for kind in ("", "_rate", "_guided", "_guided_rate")}
 
 
 def test_detections_are_turned_with_the_image_and_reach_the_network(samples, priors, tmp_path):

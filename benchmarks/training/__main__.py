@@ -130,6 +130,12 @@ def arguments_of(words: list[str] | None = None) -> argparse.Namespace:
     return arguments
 
 
+def result_file(name: str, arguments: argparse.Namespace) -> Path:
+    """Of a table that is not told where to go: no two kinds of table share one."""
+    guided, rate = "_guided" if arguments.guided else "", "" if arguments.rate is None else "_rate"
+    return BENCHMARKS / "results" / f"training_{name}{guided}{rate}.json"
+
+
 def main() -> None:
     """Do what the command line says."""
     arguments = arguments_of()
@@ -137,7 +143,6 @@ def main() -> None:
     name = arguments.what if arguments.what in TABLES else arguments.on
     made = experiment(arguments, name, tuning=arguments.what == "tune")
     arms = arguments.arms or usable_arms(made.priors)
-    results, label = BENCHMARKS / "results", f"{name}_guided" if arguments.guided else name
     if arguments.what == "cost":
         print(table(made.seconds_per_step(arms)))
         print(f"{len(arguments.seeds)} seeds: {made.hours(arms, len(arguments.seeds)):.1f} CPU hours")
@@ -151,15 +156,14 @@ def main() -> None:
         few = train.select(every_other_group(len(train), made.settings.neighbours, most=160))
         rows = pull_table(made.network(WEAK, arguments.seeds[0]), few, made.settings, made.priors)
         print(table(rows))
-        write_json(
-            arguments.output or results / f"training_pull_{label}.json", {"environment": environment(), "table": rows}
-        )
+        output = arguments.output or result_file(f"pull_{name}", arguments)
+        write_json(output, {"environment": environment(), "table": rows})
     elif arguments.what == "overlays":
         write_overlays(made, arms, arguments.seeds[0], arguments.output)
     elif arguments.show:
         made.write(arms, arguments.seeds, arguments.output)
     else:
-        made.run_all(arms, arguments.seeds, arguments.output or results / f"training_{label}.json")
+        made.run_all(arms, arguments.seeds, arguments.output or result_file(name, arguments))
 
 
 if __name__ == "__main__":
