@@ -46,6 +46,7 @@ from training.settings import Run, Settings
 from training.synthetic_samples import generated, labels
 from training.tables import arm_table, compared, paired_difference
 from training.train import Training, named, rate_at, scale_at, strength_at
+from training.training_error import area_over_mask, training_error_table
 
 SIZE = 64
 SMALL = Settings(
@@ -449,11 +450,30 @@ def test_experiment_makes_a_table_and_finds_it_again(samples, priors, tmp_path, 
     made = len(calls)
     rows = experiment().table([WEAK, FULL, TEXTURE], [0, 1])
     assert [row["arm"] for row in rows] == [WEAK, FULL] and len(calls) == made
-    tuned = experiment().tune([WEAK], [1e-3, 1e-4], 0)
-    assert [row["rate"] for row in tuned] == [1e-3, 1e-4]
+    tuned = experiment().tune([WEAK], [1e-3, 1e-4], [0, 1])
+    assert [(row["rate"], row["seeds"]) for row in tuned] == [(1e-3, 2), (1e-4, 2)]
+    of_both = [experiment().result(WEAK, seed)["errors"]["IoU"]["values"] for seed in (0, 1)]
+    assert tuned[0]["IoU"] == pytest.approx(sum(map(sum, of_both)) / 32, rel=1e-5)
+    (row,) = training_error_table(experiment(), [WEAK], [0])
+    seen = experiment().result(WEAK, 0)["errors"]["2D joints, px"]["values"]
+    assert row["2D joints, px"] == pytest.approx(sum(seen[::2]) / 8, rel=1e-5)
     cost = experiment().seconds_per_step([WEAK, TEXTURE], steps=1)
     assert cost[1]["second stage, s/step"] > cost[0]["second stage, s/step"] > 0
     assert not (tmp_path / "training" / "small" / "never written").exists()
+
+
+def test_a_hand_that_is_farther_away_covers_less_than_its_mask(samples):
+    class Known(torch.nn.Module):
+        def forward(self, image, camera, detections=None):
+            return network(image, camera)._replace(vertices=vertices, joints=batch.joints)
+
+    network, batch = HandNetwork(SIZE), as_they_are(samples)
+    areas = []
+    for farther in (1.0, 1.2):
+        vertices = batch.vertices + (farther - 1) * batch.vertices.mean(dim=1, keepdim=True)
+        areas.append(area_over_mask(Known(), samples))
+    assert areas[0] == pytest.approx(1, abs=0.05)
+    assert areas[1] == pytest.approx(areas[0] / 1.2**2, rel=0.1)
 
 
 # --- where terms pull ---------------------------------------------------------

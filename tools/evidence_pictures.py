@@ -13,7 +13,8 @@ from typing import Any
 
 from picture_files import figure, write_figures
 
-RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+ROOT = Path(__file__).parents[1]
+RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "evidence.md"
 # Figures shown of each table, and whether they are errors: of these less is better, and changes are relative.
 FIGURES = {
     "2D joints, px": ("2D joints, %", True),
@@ -38,6 +39,7 @@ def changes(content: dict[str, Any]) -> Any:
             colour = BETTER if better else WORSE if worse else OPEN
             cell.plot([low, high], [row, row], color=colour, linewidth=2)
             cell.plot([middle], [row], color=colour, marker="o", markersize=5)
+        cell.locator_params(axis="x", nbins=5)
         cell.set_ylim(len(arms) - 0.5, -0.5)
         cell.set_yticks(range(len(arms)), arms if cell is axes[0, 0] else [""] * len(arms), fontsize=8)
         cell.tick_params(labelsize=8)
@@ -63,7 +65,7 @@ def curves(content: dict[str, Any]) -> Any:
 
 
 def found() -> dict[str, Any]:
-    """A function for each picture, of the tables there are."""
+    """A function for each picture that the page shows, of the tables there are."""
     pictures: dict[str, Any] = {}
     for file in sorted(RESULTS.glob("training_*.json")):
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -71,7 +73,8 @@ def found() -> dict[str, Any]:
             name = file.stem.removeprefix("training_")
             pictures[f"evidence_{name}"] = partial(changes, content)
             pictures[f"evidence_{name}_curves"] = partial(curves, content)
-    return pictures
+    page = PAGE.read_text(encoding="utf-8")
+    return {name: draw for name, draw in pictures.items() if f"images/{name}.png" in page}
 
 
 if __name__ == "__main__":

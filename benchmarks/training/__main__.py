@@ -2,7 +2,7 @@
 
     python benchmarks/training real | detections | synthetic [--guided] [--seeds 0 1 2] [--arms …] [--fine-tuned FOLDER]
     python benchmarks/training tune --on real --arms … --rates 3e-4 1e-3
-    python benchmarks/training cost | pull --on real
+    python benchmarks/training cost | pull | training-error --on real
 
 A table's command trains what is missing, prints the table and writes it to benchmarks/results/training_NAME.json. It
 can be stopped at any time: the same command goes on from the last epoch that was kept. `--show` takes only what is
@@ -31,6 +31,7 @@ from training.pull import every_other_group, pull_table  # noqa: E402
 from training.real_samples import TRAIN, TUNE_TRAIN, TUNE_VALIDATE, VALIDATE, real_samples  # noqa: E402
 from training.settings import Settings  # noqa: E402
 from training.synthetic_samples import TEST_SEED, TRAIN_SEED, TUNE_SEED, synthetic_samples  # noqa: E402
+from training.training_error import training_error_table  # noqa: E402
 
 SYNTHETIC = Settings(
     batch_size=16,
@@ -108,7 +109,7 @@ def experiment(arguments: argparse.Namespace, name: str, tuning: bool = False) -
 def arguments_of(words: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("what", choices=(*TABLES, "tune", "cost", "pull", "overlays"))
+    parser.add_argument("what", choices=(*TABLES, "tune", "cost", "pull", "training-error", "overlays"))
     parser.add_argument("--on", choices=TABLES, default="real", help="the table that the other words are for")
     parser.add_argument("--guided", action="store_true", help="networks are shown a detector's keypoints as well")
     parser.add_argument("--arms", nargs="+", choices=ARMS)
@@ -147,7 +148,7 @@ def main() -> None:
         print(table(made.seconds_per_step(arms)))
         print(f"{len(arguments.seeds)} seeds: {made.hours(arms, len(arguments.seeds)):.1f} CPU hours")
     elif arguments.what == "tune":
-        rows = made.tune(arms, arguments.rates, arguments.seeds[0])
+        rows = made.tune(arms, arguments.rates, arguments.seeds)
         print(table(rows))
         if arguments.output is not None:
             write_json(arguments.output, {"environment": environment(), "table": rows})
@@ -157,6 +158,11 @@ def main() -> None:
         rows = pull_table(made.network(WEAK, arguments.seeds[0]), few, made.settings, made.priors)
         print(table(rows))
         output = arguments.output or result_file(f"pull_{name}", arguments)
+        write_json(output, {"environment": environment(), "table": rows})
+    elif arguments.what == "training-error":
+        rows = training_error_table(made, arms, arguments.seeds)
+        print(table(rows))
+        output = arguments.output or result_file(f"error_{name}", arguments)
         write_json(output, {"environment": environment(), "table": rows})
     elif arguments.what == "overlays":
         write_overlays(made, arms, arguments.seeds[0], arguments.output)

@@ -22,7 +22,7 @@ from training.evaluate import errors, joint_offset
 from training.network import HandNetwork
 from training.samples import Samples
 from training.settings import Run, Settings
-from training.tables import arm_table, compared, narrow
+from training.tables import arm_table, compared, mean_of, narrow, stacked
 from training.train import Training, described, named
 
 # Unseen images that the curves are drawn over: the first, or all if there are fewer.
@@ -145,17 +145,16 @@ class Experiment:
         if output is not None:
             write_json(output, content)
 
-    def tune(self, arms: list[str], rates: list[float], seed: int) -> list[dict[str, Any]]:
+    def tune(self, arms: list[str], rates: list[float], seeds: list[int]) -> list[dict[str, Any]]:
         """A row for each arm and rate: the geometric mean of 2D and aligned 3D joint error is what counts."""
+        names = ("2D joints, px", "PA-MPJPE, mm")
         rows = []
         for arm in arms:
             for rate in rates:
-                found = self.result(arm, seed, rate)["errors"]
-                pixels, space = (
-                    sum(found[name]["values"]) / len(found[name]["values"])
-                    for name in ("2D joints, px", "PA-MPJPE, mm")
-                )
-                rows.append({"arm": arm, "rate": rate, "2D joints, px": pixels, "PA-MPJPE, mm": space})
+                found = [self.result(arm, seed, rate)["errors"] for seed in seeds]
+                pixels, space = (mean_of(*stacked(found, name)).item() for name in names)
+                rows.append({"arm": arm, "rate": rate, "seeds": len(seeds), names[0]: pixels, names[1]: space})
+                rows[-1]["IoU"] = mean_of(*stacked(found, "IoU")).item()
                 rows[-1]["geometric mean"] = (pixels * space) ** 0.5
         return rows
 
