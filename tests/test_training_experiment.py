@@ -210,6 +210,40 @@ def test_first_stage_is_shared_by_arms_with_the_same_labels(samples, priors, tmp
     assert other.progress.epoch == 0
 
 
+def test_all_arms_rehearse_the_same_generated_images_beside_the_same_photographs(
+    samples, priors, tmp_path, monkeypatch
+):
+    seen = {}
+
+    def spy(model, prediction, batch, scale, settings, full):
+        seen.setdefault(name, []).append((batch.image, full))
+        return label_objective(model, prediction, batch, scale, settings, full)
+
+    monkeypatch.setattr("training.train.label_objective", spy)
+    photographs, generated_images = samples.select(torch.arange(8)), samples.select(torch.arange(8, 16))
+    settings = replace(SMALL, first_epochs=1, second_epochs=1, ramp_epochs=0, rehearsed=4)
+    networks = {}
+    for name, own in ((WEAK, settings), (TEXTURE, settings), ("alone", replace(settings, rehearsed=0))):
+        run = Run(WEAK if name == "alone" else name, 1e-3, 0, own)
+        training = Training(run, photographs, priors, tmp_path / name, rehearsed=generated_images)
+        networks[name] = training.finish(report=lambda text: None)
+        assert ("rehearsal" in training.progress.log[-1]) == (name != "alone")
+    assert [full for _, full in seen[WEAK]] == [False, True] * 2
+    assert all(torch.equal(first, second) for (first, _), (second, _) in zip(seen[WEAK], seen[TEXTURE]))
+    assert all(torch.equal(first, second) for (first, _), (second, _) in zip(seen[WEAK][::2], seen["alone"]))
+    assert len(seen[WEAK][1][0]) == 4
+    assert not torch.equal(networks[WEAK].out.weight, networks["alone"].out.weight)
+    with pytest.raises(ValueError, match="expected images to rehearse 4"):
+        Training(Run(WEAK, 1e-3, 0, settings), photographs, priors, tmp_path)
+
+
+def test_the_weight_of_true_points_names_a_run_that_rehearses():
+    """Every arm learns from them then, so that another weight is another run."""
+    for rehearsed, same in ((0, True), (8, False)):
+        names = {named(Run(WEAK, 1e-3, 0, Settings(rehearsed=rehearsed, space_weight=weight))) for weight in (1.0, 2.0)}
+        assert (len(names) == 1) == same
+
+
 def test_a_start_is_where_all_arms_begin(samples, priors, tmp_path):
     first = Training(Run(FULL, 1e-3, 0, replace(SMALL, second_epochs=0)), samples, priors, tmp_path)
     trained = first.finish(report=lambda text: None)
@@ -585,7 +619,7 @@ def test_a_table_can_be_made_at_one_rate_for_every_arm(tmp_path):
         ]
         tuned, one = (main_module.experiment(arguments, "real") for arguments in asked)
         assert set(tuned.rates) == set(one.rates) == set(ARMS)
-        assert set(one.rates.values()) == {2e-4} and set(tuned.rates.values()) == {3e-4, 1e-3}
+        assert set(one.rates.values()) == {2e-4} and tuned.rates == main_module.RATES["real", bool(words)]
         files |= {main_module.result_file("real", arguments).name for arguments in asked}
     assert files == {f"training_real{kind}.json" for kind in ("", "_rate", "_guided", "_guided_rate")}
 

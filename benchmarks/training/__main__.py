@@ -24,7 +24,7 @@ BENCHMARKS = Path(__file__).parent.parent
 sys.path.insert(0, str(BENCHMARKS))
 
 from recording import environment, table, write_json  # noqa: E402
-from training.arms import ARMS, FULL, PLAIN, SILHOUETTE, WEAK  # noqa: E402
+from training.arms import ARMS, FINE_TUNED, FULL, GROUPED, SILHOUETTE, TEXTURE, WEAK  # noqa: E402
 from training.commands import Data, Experiment, load_priors, usable_arms  # noqa: E402
 from training.overlays import write_overlays  # noqa: E402
 from training.pull import every_other_group, pull_table  # noqa: E402
@@ -49,11 +49,16 @@ SETTINGS = {
     ("real", True): Settings(first_epochs=5, second_epochs=20, first_rate=5e-4, silhouette_weight=24.0),
     ("synthetic", True): replace(SYNTHETIC, first_epochs=2, second_epochs=1, texture_weight=2.0),
 }
-# Found by `tune` on training frames, and on generated images of another seed.
+# Found by `tune` on training frames, and on generated images of another seed. By table, and whether networks are
+# guided: then less is more on weak labels, which networks from generated images need little of.
+IMAGE_ALONE = {**dict.fromkeys(ARMS, 1e-3), SILHOUETTE: 3e-4, FULL: 3e-4}
+GUIDED = {**dict.fromkeys(ARMS, 3e-4), WEAK: 3e-5, FULL: 1e-3}
 RATES = {
-    ("real", False): {**dict.fromkeys(ARMS, 1e-3), SILHOUETTE: 3e-4, FULL: 3e-4},
+    ("real", False): IMAGE_ALONE,
+    ("detections", False): IMAGE_ALONE,
     ("synthetic", False): dict.fromkeys(ARMS, 6e-4),
-    ("real", True): {**dict.fromkeys(ARMS, 1e-3), WEAK: 3e-4, PLAIN: 3e-4, SILHOUETTE: 3e-4},
+    ("real", True): GUIDED,
+    ("detections", True): {**GUIDED, TEXTURE: 1e-3, FINE_TUNED: 1e-3, GROUPED: 1e-3},
     ("synthetic", True): dict.fromkeys(ARMS, 6e-4),
 }
 TABLES = ("real", "detections", "synthetic")
@@ -63,11 +68,14 @@ CHANGEABLE = {
     "second_epochs": int,
     "batch_size": int,
     "start": str,
+    "rehearsed": int,
     "first_rate": float,
     "texture_weight": float,
     "plain_weight": float,
     "silhouette_weight": float,
 }
+# Generated images to rehearse: the first of those that START was trained on.
+REHEARSED = 4_000
 # Frames of the video that are near duplicates are drawn together in the bootstrap.
 FRAMES_A_BLOCK = 5
 
@@ -88,7 +96,10 @@ def experiment(arguments: argparse.Namespace, name: str, tuning: bool = False) -
         size, guided = settings.image_size, arguments.guided
         parts = (real_samples(folder, frames, label_seed, size, guided) for frames in (train, unseen))
         first, second = (part.to(device) for part in parts)
-        return Data(first, second)
+        if not settings.rehearsed:
+            return Data(first, second)
+        again = synthetic_samples(arguments.keep / "training", REHEARSED, TRAIN_SEED, 0, size, guided)
+        return Data(first, second, again.to(device))
 
     def generated(seed: int) -> Data:
         keep, size, unseen_seed = arguments.keep / "training", settings.image_size, TUNE_SEED if tuning else TEST_SEED
@@ -102,7 +113,7 @@ def experiment(arguments: argparse.Namespace, name: str, tuning: bool = False) -
         folder += f", {arguments.images} and {arguments.unseen}"
     folder += ", guided" if arguments.guided else ""
     block = FRAMES_A_BLOCK if kind == "real" else settings.neighbours
-    rates = RATES[kind, arguments.guided] if arguments.rate is None else dict.fromkeys(ARMS, arguments.rate)
+    rates = RATES[name, arguments.guided] if arguments.rate is None else dict.fromkeys(ARMS, arguments.rate)
     return Experiment(folder, data, settings, rates, priors, arguments.keep, block)
 
 
@@ -115,7 +126,7 @@ def arguments_of(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--arms", nargs="+", choices=ARMS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rate", type=float, help="of every arm, instead of its tuned one")
-    parser.add_argument("--rates", type=float, nargs="+", default=[3e-4, 1e-3, 3e-3], help="for tune")
+    parser.add_argument("--rates", type=float, nargs="+", default=[3e-5, 1e-4, 3e-4, 1e-3], help="for tune")
     parser.add_argument("--fine-tuned", type=Path, help="a prior trained on the photographs 0 to 297 as well")
     parser.add_argument("--images", type=int, default=20_000, help="synthetic ones to train on")
     parser.add_argument("--unseen", type=int, default=2_000, help="synthetic ones to test on")
@@ -153,7 +164,7 @@ def main() -> None:
         if arguments.output is not None:
             write_json(arguments.output, {"environment": environment(), "table": rows})
     elif arguments.what == "pull":
-        train, _ = made.samples(arguments.seeds[0])
+        train = made.samples(arguments.seeds[0]).train
         few = train.select(every_other_group(len(train), made.settings.neighbours, most=160))
         rows = pull_table(made.network(WEAK, arguments.seeds[0]), few, made.settings, made.priors)
         print(table(rows))

@@ -53,7 +53,8 @@ def labels_of(arm: str) -> str:
 
 def settings_of(arm: str, settings: Settings) -> Settings:
     """Without the other arms' weights: those who change one need not train the other arms again."""
-    others: dict[str, Any] = {weight: 0.0 for weight in WEIGHTS.values() if weight != WEIGHTS.get(arm)}
+    mine = {WEIGHTS.get(arm), WEIGHTS[FULL] if settings.rehearsed else None}
+    others: dict[str, Any] = {weight: 0.0 for weight in WEIGHTS.values() if weight not in mine}
     return replace(settings, **others)
 
 

@@ -19,9 +19,9 @@ from texalign._files import write_whole
 from training.arms import FULL, label_objective, labels_of, make_term, settings_of
 from training.augmentation import augmented
 from training.evaluate import mean_joint_errors
-from training.network import HandNetwork
+from training.network import HandNetwork, Prediction
 from training.order import epoch_batches, seeded
-from training.samples import Samples, as_they_are
+from training.samples import Batch, Samples, as_they_are
 from training.settings import Run
 
 # Of the first stage: over one share of it the rate rises, over the other the keypoints' scale falls.
@@ -57,6 +57,7 @@ class Training:
         folder: keeps checkpoints of all runs on these samples.
         checkpoint_every: epochs.
         watched: unseen images, whose errors go into the log with every checkpoint; nothing is chosen by them.
+        rehearsed: generated images with full labels, if the settings ask for any.
     """
 
     def __init__(
@@ -67,9 +68,12 @@ class Training:
         folder: Path,
         checkpoint_every: int = 5,
         watched: Samples | None = None,
+        rehearsed: Samples | None = None,
     ) -> None:
+        if run.settings.rehearsed and rehearsed is None:
+            raise ValueError(f"Training: expected images to rehearse {run.settings.rehearsed} in every step, got None")
         self.run, self.samples, self.folder = run, samples, folder
-        self.watched = watched
+        self.watched, self.rehearsed = watched, rehearsed
         self.checkpoint_every = checkpoint_every
         device = samples.image.device
         with torch.random.fork_rng(devices=[]):
@@ -146,21 +150,40 @@ class Training:
             part = epoch + step / len(batches)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate_at(self.run, part)
-            for name, value in self._step(rows, part, seeded(seed, 2, epoch, step)).items():
+            for name, value in self._step(rows, part, (seed, epoch, step)).items():
                 sums[name] = sums.get(name, 0.0) + float(value) / len(batches)
         return sums
 
-    def _step(self, rows: Tensor, part: float, generator: torch.Generator) -> dict[str, Tensor]:
-        settings, device = self.run.settings, self.samples.image.device
-        chosen = as_they_are(self.samples.select(rows.to(device)))
+    def _predict(self, samples: Samples, rows: Tensor, generator: torch.Generator) -> tuple[Batch, Prediction]:
+        """Rows of samples, augmented, and what the network says of them."""
+        settings, device = self.run.settings, samples.image.device
+        chosen = as_they_are(samples.select(rows.to(device)))
         group = torch.arange(len(rows), device=device) // settings.neighbours
         with torch.no_grad():
             batch = augmented(replace(chosen, group=group), settings.neighbours, generator)
         image = batch.image.contiguous(memory_format=torch.channels_last)
-        prediction = self.network(image, batch.camera, batch.detections)
+        return batch, self.network(image, batch.camera, batch.detections)
+
+    def _step(self, rows: Tensor, part: float, number: tuple[int, int, int]) -> dict[str, Tensor]:
+        """One step, at a part of the epochs; its number, of seed, epoch and step, is what its draws follow from."""
+        settings, device = self.run.settings, self.samples.image.device
+        seed, epoch, step = number
+        generator = seeded(seed, 2, epoch, step)
+        batch, prediction = self._predict(self.samples, rows, generator)
         scale, full = scale_at(self.run, part), self.run.arm == FULL
         total = label_objective(self.network.hand, prediction, batch, scale, settings, full)
         values = {"labels": total.detach()}
+        if settings.rehearsed:
+            assert self.rehearsed is not None
+            draws = seeded(seed, 4, epoch, step)
+            # Whole groups, so that the augmentation's own draws by group fit.
+            groups = len(self.rehearsed) // settings.neighbours
+            which = torch.randint(groups, (settings.rehearsed // settings.neighbours,), generator=draws)
+            chosen = (settings.neighbours * which[:, None] + torch.arange(settings.neighbours)).flatten()
+            again, said = self._predict(self.rehearsed, chosen, draws)
+            rehearsal = label_objective(self.network.hand, said, again, scale, settings, full=True)
+            values["rehearsal"] = rehearsal.detach()
+            total = total + rehearsal
         strength = strength_at(self.run, part)
         if self.term is not None and strength > 0:
             of_term = torch.Generator(device=device).manual_seed(generator.initial_seed())
