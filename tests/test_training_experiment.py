@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -469,7 +470,7 @@ def test_experiment_makes_a_table_and_finds_it_again(samples, priors, tmp_path, 
 
     def experiment():
         rates = dict.fromkeys(ARMS, 1e-3)
-        return Experiment("small", data, settings, rates, priors, tmp_path, block=4)
+        return Experiment("small", data, settings, rates, priors, tmp_path / "keep", 4, tmp_path / "results")
 
     experiment().run_all([WEAK, FULL], [0], tmp_path / "small.json")
     written = (tmp_path / "small.json").read_text()
@@ -493,7 +494,10 @@ def test_experiment_makes_a_table_and_finds_it_again(samples, priors, tmp_path, 
     assert row["2D joints, px"] == pytest.approx(sum(seen[::2]) / 8, rel=1e-5)
     cost = experiment().seconds_per_step([WEAK, TEXTURE], steps=1)
     assert cost[1]["second stage, s/step"] > cost[0]["second stage, s/step"] > 0
-    assert not (tmp_path / "training" / "small" / "never written").exists()
+    assert not (tmp_path / "keep" / "training" / "small" / "never written").exists()
+    # What is finished is enough for the table; what is unfinished is enough to go on.
+    shutil.rmtree(tmp_path / "keep")
+    assert experiment().table([WEAK, FULL], [0]) == rows
 
 
 def test_a_hand_that_is_farther_away_covers_less_than_its_mask(samples):

@@ -114,7 +114,8 @@ def experiment(arguments: argparse.Namespace, name: str, tuning: bool = False) -
     folder += ", guided" if arguments.guided else ""
     block = FRAMES_A_BLOCK if kind == "real" else settings.neighbours
     rates = RATES[name, arguments.guided] if arguments.rate is None else dict.fromkeys(ARMS, arguments.rate)
-    return Experiment(folder, data, settings, rates, priors, arguments.keep, block)
+    results = None if tuning else arguments.results
+    return Experiment(folder, data, settings, rates, priors, arguments.keep, block, results)
 
 
 def arguments_of(words: list[str] | None = None) -> argparse.Namespace:
@@ -131,7 +132,9 @@ def arguments_of(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=20_000, help="synthetic ones to train on")
     parser.add_argument("--unseen", type=int, default=2_000, help="synthetic ones to test on")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--keep", type=Path, default=BENCHMARKS / "unfinished", help="folder of what is done")
+    parser.add_argument("--keep", type=Path, default=BENCHMARKS / "unfinished", help="folder of unfinished things")
+    finished = BENCHMARKS / "results" / "training_runs"
+    parser.add_argument("--results", type=Path, default=finished, help="folder of the tables' finished runs")
     parser.add_argument("--output", type=Path, help="of the table; for overlays a folder outside the repository")
     parser.add_argument("--show", action="store_true", help="only what is finished; written if --output is given")
     for name, kind in CHANGEABLE.items():

@@ -48,6 +48,8 @@ class Experiment:
         priors: "bundled" and perhaps "fine-tuned".
         keep: the folder of unfinished things.
         block: neighbouring unseen images that are near duplicates.
+        results: a folder of finished runs, a folder for each table: what is in it need not be trained again. By default
+            they are kept beside the unfinished ones.
     """
 
     def __init__(
@@ -59,10 +61,12 @@ class Experiment:
         priors: dict[str, nn.Module],
         keep: Path,
         block: int,
+        results: Path | None = None,
     ) -> None:
         self.name, self.data, self.settings, self.rates = name, data, settings, rates
         self.priors, self.block = priors, block
         self.folder = keep / "training" / name
+        self.results = self.folder if results is None else results / name
         self._samples: dict[int, Data] = {}
 
     def samples(self, seed: int) -> Data:
@@ -74,7 +78,7 @@ class Experiment:
     def result(self, arm: str, seed: int, rate: float | None = None) -> dict[str, Any]:
         """Train, or go on training, measure, and keep what came out."""
         run = Run(arm, self.rates[arm] if rate is None else rate, seed, self.settings)
-        file = self.folder / f"{named(run)}.json"
+        file = self.results / f"{named(run)}.json"
         if not file.exists():
             train, unseen, rehearsed = self.samples(seed)
             watched = unseen.select(torch.arange(min(WATCHED, len(unseen))))
@@ -85,8 +89,9 @@ class Experiment:
                 **described(run, training.progress),
                 "environment": environment(),
                 "source": source(),
-                "errors": errors(network, unseen, offset, self.priors["bundled"]),
+                "errors": rounded(errors(network, unseen, offset, self.priors["bundled"])),
             }
+            file.parent.mkdir(parents=True, exist_ok=True)
             write_whole(file, lambda path: path.write_text(json.dumps(result)))
         return dict(json.loads(file.read_text()))
 
@@ -100,7 +105,7 @@ class Experiment:
         """What is there already, by arm."""
         found: dict[str, list[dict[str, Any]]] = {}
         for arm in arms:
-            files = [self.folder / f"{named(Run(arm, self.rates[arm], seed, self.settings))}.json" for seed in seeds]
+            files = [self.results / f"{named(Run(arm, self.rates[arm], seed, self.settings))}.json" for seed in seeds]
             runs = [json.loads(file.read_text()) for file in files if file.exists()]
             if runs:
                 found[arm] = runs
@@ -204,6 +209,14 @@ def curve(runs: list[dict[str, Any]]) -> list[dict[str, float]]:
             means = {name: sum(each[name] for each in numbers) / len(numbers) for name in names}
             points.append({"epoch": epoch, **means})
     return points
+
+
+def rounded(figures: dict[str, Any]) -> dict[str, Any]:
+    """Five digits of every number: files of finished runs lie in the repository."""
+    return {
+        name: {part: [float(f"{number:.5g}") for number in numbers] for part, numbers in values.items()}
+        for name, values in figures.items()
+    }
 
 
 def source() -> str:
