@@ -38,7 +38,7 @@ from training.arms import (
 from training.augmentation import augmented, turned
 from training.commands import Data, Experiment
 from training.evaluate import errors, joint_offset
-from training.network import HandNetwork, mean_places
+from training.network import SQUASHED, HandNetwork, mean_places, position
 from training.order import epoch_batches, seeded
 from training.pull import agreement, apart, every_other_group, pull_table
 from training.real_samples import TRAIN, TUNE_TRAIN, TUNE_VALIDATE, VALIDATE, real_samples
@@ -604,6 +604,29 @@ def test_a_guided_network_corrects_itself_by_each_keypoint_that_it_is_shown(samp
     assert (distance[0] > 1e-4).all() and (distance[1] == 0).all()
     prediction = guided(batch.image, batch.camera, torch.full_like(shown, torch.nan))
     assert all(torch.isfinite(each).all() for each in (prediction.vertices, prediction.joints))
+
+
+def test_a_guided_networks_slope_leads_away_from_the_keypoints(samples):
+    """Finite differences, and a step against it: joints come nearer, an unseen one pulls nothing."""
+    guided, batch = HandNetwork(SIZE, guided=True), as_they_are(samples)
+    shown = 2 * batch.camera.project(batch.joints) / SIZE - 1
+    seen = torch.ones(16, 21, 1, dtype=torch.bool)
+    where = position(shown)
+    hand = 0.3 * torch.randn(16, 60, generator=seeded(0))
+
+    def distance(hand, counted):
+        now = 2 * batch.camera.project(guided.assembled(hand, where, batch.camera, shown).joints) / SIZE - 1
+        squared = ((shown - now) / where[1][:, None]).square().sum(dim=-1)
+        return (squared / (squared + SQUASHED[1] ** 2) * counted[..., 0]).mean(dim=1)
+
+    with torch.no_grad():
+        slope = guided.slope(hand, where, batch.camera, shown, seen)
+        step = 1e-2 * torch.randn(16, 60, generator=seeded(1))
+        change = distance(hand + step, seen) - distance(hand - step, seen)
+        torch.testing.assert_close(2 * (slope * step).sum(dim=1), change, atol=2e-4, rtol=2e-2)
+        assert (distance(hand - 0.02 * slope, seen) < distance(hand, seen)).all()
+        seen[:] = False
+        assert (guided.slope(hand, where, batch.camera, shown, seen) == 0).all()
 
 
 def test_an_arm_is_not_trained_again_because_another_weight_changed():

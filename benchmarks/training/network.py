@@ -24,6 +24,12 @@ ANGLE_STEP, SHAPE_STEP, PLACE_STEP, SIZE_STEP = 0.3, 1.0, 0.2, 0.3
 CORRECTIONS, SQUASHED = 3, (0.15, 0.6)
 # Of each resolution's features, what is read at the joints.
 READ = 16
+# Slopes along the hand's description beyond which they are squashed, finely for angles and coarsely for place and size.
+SLOPES = (2e-3, 3e-2)
+
+
+# Wrist (B, 2), spread (B, 1) and turn (B, 2, 2) of a hand in the image.
+Position = tuple[Tensor, Tensor, Tensor]
 
 
 class Prediction(NamedTuple):
@@ -78,23 +84,25 @@ class Correction(nn.Module):
 
     def __init__(self, size: int, read: int, context: int) -> None:
         super().__init__()
-        self.inputs = nn.Linear(size + 21 * (2 * len(SQUASHED) + read) + context, 512)
+        self.inputs = nn.Linear((1 + len(SLOPES)) * size + 21 * (2 * len(SQUASHED) + read) + context, 512)
         self.hidden = nn.Linear(512, 512)
         self.out = nn.Linear(512, size)
         nn.init.normal_(self.out.weight, std=1e-3)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, hand: Tensor, distances: Tensor, read: Tensor, context: Tensor) -> Tensor:
+    def forward(self, hand: Tensor, slope: Tensor, distances: Tensor, read: Tensor, context: Tensor) -> Tensor:
         """(B, size).
 
         Args:
             hand: (B, size), as it is.
+            slope: (B, size), which way of it leads away from the keypoints.
             distances: (B, 21, 2) of the keypoints from its joints, in spreads, the hand upright; 0 where unknown.
             read: (B, 21, R), features at its joints.
             context: (B, C), features of the whole image.
         """
         squashed = [torch.tanh(distances / reach).flatten(1) for reach in SQUASHED]
-        x = functional.relu(self.inputs(torch.cat([hand, *squashed, read.flatten(1), context], dim=1)))
+        slopes = [torch.tanh(slope / unit) for unit in SLOPES]
+        x = functional.relu(self.inputs(torch.cat([hand, *slopes, *squashed, read.flatten(1), context], dim=1)))
         change: Tensor = self.out(functional.relu(x + self.hidden(x)))
         return change
 
@@ -114,7 +122,8 @@ class HandNetwork(nn.Module):
     A guided network is shown a detector's keypoints too, as the second stage of a detector would be. They take the
     place of the taught maps in saying where the hand is. Then it corrects itself a few times, from how far its joints
     are from the keypoints and from the features at its joints (as Zhang et al., 2021, PyMAF): without that, it does not
-    learn in a few thousand steps to put joints where it was told they are.
+    learn in a few thousand steps to put joints where it was told they are. It is also told which way leads there, the
+    gradient along its own description (as Song et al., 2020): what need not be learned holds for unseen gestures too.
 
     Args:
         image_size: pixels of the square images, a multiple of 32.
@@ -198,17 +207,29 @@ class HandNetwork(nn.Module):
         prediction = self.assembled(hand, (wrist, spread, roll), camera, maps)
         if self.from_detections is not None:
             local = [reading(features) for reading, features in zip(self.local, (finest, pyramid))]
+            where = (wrist, spread, roll)
             for _ in range(CORRECTIONS):
                 now = 2 * camera.project(prediction.joints) / self.image_size - 1
                 distances = torch.where(seen, (joints - now) @ roll / spread[:, None], 0)
                 read = [functional.grid_sample(each, now[:, None], align_corners=False)[:, :, 0] for each in local]
-                hand = hand + self.correction(hand, distances, torch.cat(read, dim=1).transpose(1, 2), x)
-                prediction = self.assembled(hand, (wrist, spread, roll), camera, maps)
+                slope = self.slope(hand, where, camera, joints, seen)
+                hand = hand + self.correction(hand, slope, distances, torch.cat(read, dim=1).transpose(1, 2), x)
+                prediction = self.assembled(hand, where, camera, maps)
         return prediction
 
-    def assembled(
-        self, x: Tensor, where: tuple[Tensor, Tensor, Tensor], camera: ta.PinholeCamera, maps: Tensor
-    ) -> Prediction:
+    @torch.enable_grad()
+    def slope(self, hand: Tensor, where: Position, camera: ta.PinholeCamera, joints: Tensor, seen: Tensor) -> Tensor:
+        """(B, size): gradient of the robust mean distance of the joints from where they are seen; itself a constant."""
+        wrist, spread, roll = (each.detach() for each in where)
+        leaf = hand.detach().requires_grad_()
+        prediction = self.assembled(leaf, (wrist, spread, roll), camera, joints.new_zeros(len(hand), 21, 1, 1))
+        now = 2 * camera.project(prediction.joints) / self.image_size - 1
+        squared = ((joints.detach() - now) / spread[:, None]).square().sum(dim=-1)
+        robust = squared / (squared + SQUASHED[1] ** 2) * seen[..., 0]
+        (gradient,) = torch.autograd.grad(robust.mean(dim=1).sum(), leaf)
+        return gradient.detach()
+
+    def assembled(self, x: Tensor, where: Position, camera: ta.PinholeCamera, maps: Tensor) -> Prediction:
         """The hand that outputs (B, 60) describe, relative to a `position`."""
         wrist, spread, roll = where
         angles, turn, shape, place, size = x.split(self.sizes, dim=1)
@@ -230,7 +251,7 @@ class HandNetwork(nn.Module):
         return Prediction(vertices + move, joints + move, maps[:, :21], parameters)
 
 
-def position(joints: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def position(joints: Tensor) -> Position:
     """Of joints (B, 21, 2): the wrist (B, 2), the spread (B, 1), and the turn (B, 2, 2) of fingers that point up."""
     wrist = joints[:, 0]
     spread = (joints - joints.mean(dim=1, keepdim=True)).square().sum(dim=(1, 2)).div(21).add(0.01).sqrt()

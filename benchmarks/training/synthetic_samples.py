@@ -32,7 +32,8 @@ def synthetic_samples(
 ) -> Samples:
     """`count` right hands, four views of each, as `texalign.synthetic.generate` draws them.
 
-    Things, other hands and padding hide three joints or more of a third of the hands; nothing is added to that.
+    Things, other hands and padding hide three joints or more of a third of the hands; nothing is added to that. To
+    train on, every other chunk shows gestures; those to test on do not.
 
     Args:
         keep: images of this seed are kept here, in chunks, and found again.
@@ -57,7 +58,8 @@ def chunk_of(folder: Path, seed: int, number: int, size: int) -> Samples:
     file = folder / f"{number}.pt"
     if not file.exists():
         generator = seeded(seed, number)
-        parts = [generated(AT_ONCE, size, generator) for _ in range(CHUNK // AT_ONCE)]
+        gestures = seed == TRAIN_SEED and number % 2 == 1
+        parts = [generated(AT_ONCE, size, generator, gestures) for _ in range(CHUNK // AT_ONCE)]
         samples = joined(parts)
         tensors = {**samples._tensors(), "focal": samples.camera.focal, "principal": samples.camera.principal}
         folder.mkdir(parents=True, exist_ok=True)
@@ -67,9 +69,9 @@ def chunk_of(folder: Path, seed: int, number: int, size: int) -> Samples:
     return Samples(camera=camera, **tensors)
 
 
-def generated(count: int, size: int, generator: torch.Generator) -> Samples:
+def generated(count: int, size: int, generator: torch.Generator, gestures: bool = False) -> Samples:
     """Images, and what is known about them."""
-    batch = synthetic.generate(count, size, generator, left_share=0, views=VIEWS)
+    batch = synthetic.generate(count, size, generator, left_share=0, views=VIEWS, gestures=gestures)
     image, mask, free = (
         (255 * picture).round().byte() for picture in (batch.image, batch.mask, 1 - batch.occluder_mask)
     )

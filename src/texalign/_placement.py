@@ -25,10 +25,11 @@ class Placed(NamedTuple):
     camera: PinholeCamera
 
 
-def _draw_poses(draws: Draws) -> Tensor:
+def _draw_poses(draws: Draws, gestures: bool) -> Tensor:
     """(B, 16, 3): a quarter fists; of the others, two in five take every finger from one of two poses."""
     count, source = draws.count, draws.generator
-    first, second, fists = (sample_pose(count, source, kind=kind).to(draws.device) for kind in (None, None, "fist"))
+    kind = "gesture" if gestures else None
+    first, second, fists = (sample_pose(count, source, kind=each).to(draws.device) for each in (kind, kind, "fist"))
     finger = first.new_tensor([0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4, 5, 5, 5]).long()
     swapped = (draws.chance(0.5, 6) * draws.chance(0.4, 1))[:, finger, None]
     view = draws.equal_shares(len(VIEWS))
@@ -54,9 +55,9 @@ def _orientation(draws: Draws, view: Tensor) -> Tensor:
     return in_image @ tilt @ turn @ around.new_tensor(FINGERS_UP)
 
 
-def place_hands(draws: Draws, person: Draws, size: int) -> Placed:
+def place_hands(draws: Draws, person: Draws, size: int, gestures: bool) -> Placed:
     """Hands that fill 40 to 100 % of the image, from arm's length to the far cameras of HaMeR, some partly outside."""
-    pose = _draw_poses(draws)
+    pose = _draw_poses(draws, gestures)
     betas = person.normal(10).clamp(-2, 2)
     hand = _hand_model(draws.device)(pose, betas)
     low, high = hand.vertices.amin(dim=1), hand.vertices.amax(dim=1)

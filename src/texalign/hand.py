@@ -242,13 +242,17 @@ _KEY_POSES = {
     "pinch": ((23, 16, -23, 25, 33), (49, 50, -1), (26, 30, 3), (20, 24, -2), (17, 20, -4)),
     "spread": ((-12, 4, 5, 0, -4), (0, 3, 10), (0, 4, 2), (0, 4, -8), (0, 4, -16)),
 }
-POSE_KINDS = tuple(_KEY_POSES)
+# Where each finger's angles are among the columns.
+_FINGER_OF_COLUMN = (0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4)
+POSE_KINDS = (*_KEY_POSES, "gesture")
 
 
 def sample_pose(count: int, generator: torch.Generator | None = None, kind: str | None = None) -> Tensor:
     """Draw plausible hands, inside ``HandModel.angle_limits``.
 
-    Half of them are one of ``POSE_KINDS``, half lie between two of them; all are perturbed, neighbouring fingers alike.
+    Half of them are one of ``POSE_KINDS`` other than "gesture", half lie between two of these; all are perturbed,
+    neighbouring fingers alike. In a "gesture" every finger is drawn so for itself: any of them may be out while others
+    are curled.
     The global orientation is meant for a camera with OpenCV axes: the hand is turned uniformly about its fingers, so
     palm, back and the two sides are seen equally often; three in four are turned about 30 degrees (one standard
     deviation) from fingers up, the others anyhow in the image; fingers lean towards or away from the camera by 25.
@@ -256,7 +260,7 @@ def sample_pose(count: int, generator: torch.Generator | None = None, kind: str 
     Args:
         count: number of poses.
         generator: source of randomness; the same seed gives the same poses. None uses torch's global one.
-        kind: one of ``POSE_KINDS`` for poses near that one only; None for all.
+        kind: one of ``POSE_KINDS`` for poses near that one only; None for all but gestures.
 
     Returns:
         Axis-angle (count, 16, 3) float32 in radians, on the generator's device (CPU without one).
@@ -276,17 +280,19 @@ def sample_pose(count: int, generator: torch.Generator | None = None, kind: str 
 
     model = _model(device)
     keys = torch.tensor([[*sum(rows, ())] for rows in _KEY_POSES.values()], dtype=torch.float32, device=device)
-    first, second = (uniform(2) * len(keys)).long().clamp(max=len(keys) - 1).unbind(1)
-    if kind is not None:
-        first = second = torch.full_like(first, POSE_KINDS.index(kind))
+    fingers = len(FINGERS) if kind == "gesture" else 1
+    chosen = (uniform(2, fingers) * len(keys)).long().clamp(max=len(keys) - 1).expand(-1, -1, len(FINGERS))
+    if kind is not None and kind != "gesture":
+        chosen = torch.full_like(chosen, POSE_KINDS.index(kind))
+    first, second = keys[chosen[:, :, _FINGER_OF_COLUMN], torch.arange(keys.shape[1], device=device)].unbind(1)
     between = uniform(1) * (uniform(1) < 0.5)
-    rows = torch.lerp(keys[first], keys[second], between)
+    rows = torch.lerp(first, second, between)
     angles = _angles(_perturbed(rows, normal))
     angles[:, 2:12:3, 0] += 2.5 * normal(4)  # the last joints of the fingers
     low, high = model.angle_limits.unbind(-1)
-    fingers = model.pose_from_angles(torch.deg2rad(angles).clamp(low, high), angles.new_zeros(count, 3))
-    fingers[:, 0] = _view(uniform, normal)
-    return rotation_vectors(fingers)
+    turns = model.pose_from_angles(torch.deg2rad(angles).clamp(low, high), angles.new_zeros(count, 3))
+    turns[:, 0] = _view(uniform, normal)
+    return rotation_vectors(turns)
 
 
 @lru_cache(maxsize=4)

@@ -79,6 +79,7 @@ def generate(
     texture_size: int = 128,
     left_share: float = 0.5,
     views: int = 1,
+    gestures: bool = False,
 ) -> SyntheticBatch:
     """Draw hands of any colour, in any light, before any background, as bad cameras see them.
 
@@ -97,6 +98,7 @@ def generate(
         left_share: share of left hands, in [0, 1].
         views: neighbouring images, so many, show the same hand (betas, texture) in the same light to the same camera
             settings, in another pose, from another side, before another background; divides n.
+        gestures: all hands that are no fists are of `sample_pose`'s kind "gesture": every finger is posed for itself.
 
     Raises:
         ValueError: a value out of range.
@@ -114,7 +116,7 @@ def generate(
         # One image too few for some operations is one image drawn and left out.
         draws = Draws(max(n, views), generator, target)
         person = Draws(draws.count, generator, target, repeats=views)
-        batch = _draw_batch(draws, person, image_size, texture_size)
+        batch = _draw_batch(draws, person, image_size, texture_size, gestures)
         is_right = person.uniform() >= left_share
         batch = replace(_mirrored(batch, ~is_right), is_right=is_right)
         return batch if n else _first(batch, 0)
@@ -125,9 +127,9 @@ def _surface(device: torch.device) -> HandSurface:
     return HandSurface.mano().to(device)
 
 
-def _draw_batch(draws: Draws, person: Draws, size: int, texture_size: int) -> SyntheticBatch:
+def _draw_batch(draws: Draws, person: Draws, size: int, texture_size: int, gestures: bool) -> SyntheticBatch:
     surface = _surface(draws.device)
-    placed = place_hands(draws, person, size)
+    placed = place_hands(draws, person, size, gestures)
     albedo = skin_textures(person, texture_size)
     light = draw_light(person)
     skin = albedo.mean(dim=(2, 3))
