@@ -454,6 +454,19 @@ def test_fingers_hardly_pass_through_each_other(model: HandModel) -> None:
     assert sum(depths) / len(depths) < 0.002
 
 
+def test_in_gestures_every_finger_is_posed_for_itself(model: HandModel) -> None:
+    pose = sample_pose(2000, torch.Generator().manual_seed(0), "gesture")
+    flexion = angles_of(model, pose)[..., 0]
+    correlation = torch.corrcoef(flexion[:, [0, 3, 6, 9, 12]].T)
+    assert (correlation - torch.eye(5)).abs().max() < 0.25
+    tips = (model(pose).joints[:, 8::4] - model(pose).joints[:, :1]).norm(dim=-1)
+    out, curled = tips > 0.14, tips < 0.115
+    # Index and little finger out, the two between them curled, and the like: any such hand is drawn, and not seldom.
+    for wanted in ((1, 0, 0, 1), (0, 0, 0, 1), (1, 1, 0, 0), (0, 1, 1, 1)):
+        as_wanted = torch.where(torch.tensor(wanted) == 1, out, curled).all(dim=1)
+        assert 0.003 < as_wanted.float().mean() < 0.1, wanted
+
+
 def test_flexions_are_correlated(model: HandModel) -> None:
     flexion = angles_of(model, sample_pose(1000, torch.Generator().manual_seed(1)))[..., 0]
     correlation = torch.corrcoef(flexion.T)
@@ -490,7 +503,7 @@ def test_camera_sees_palm_back_and_sides_alike() -> None:
 
 
 def test_sample_pose_errors() -> None:
-    with pytest.raises(ValueError, match="kind out of open, relaxed, pointing, fist, pinch, spread, got wave"):
+    with pytest.raises(ValueError, match="kind out of open, relaxed, pointing, fist, pinch, spread, gesture, got wave"):
         sample_pose(1, kind="wave")
     with pytest.raises(ValueError, match="sample_pose: expected count of 0 or more, got -1"):
         sample_pose(-1)

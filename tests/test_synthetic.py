@@ -388,3 +388,13 @@ def test_on_the_gpu():
         )
         mask = coverage_of(made, ta.HandSurface.mano().to("cuda")) * (1 - made.occluder_mask)
         assert float((mask - made.mask).abs().mean()) < 1e-3
+
+
+def test_gestures_bend_fingers_apart():
+    """Fists aside, which there are with and without, and which bend them alike."""
+    reach = []
+    for gestures in (False, True):
+        joints = draw(200, 16, texture_size=16, gestures=gestures).canonical().joints
+        tips = (joints[:, 8::4] - joints[:, :1]).norm(dim=-1) / (joints[:, 5::4] - joints[:, :1]).norm(dim=-1)
+        reach.append((tips.amax(dim=1) - tips.amin(dim=1)).quantile(0.6))
+    assert reach[1] > 1.2 * reach[0], reach
