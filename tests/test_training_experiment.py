@@ -636,19 +636,21 @@ def test_an_arm_is_not_trained_again_because_another_weight_changed():
         assert same == (arm not in (TEXTURE, FINE_TUNED, GROUPED)), arm
 
 
-def test_a_table_can_be_made_at_one_rate_for_every_arm(tmp_path):
-    """It is written beside the table of the tuned rates, not over it."""
+def test_arms_can_be_compared_with_weak_labels_at_another_rate(tmp_path):
+    """The table is written beside that of the tuned rates, not over it, and no other arm is trained again for it."""
     files = set()
     for words in ([], ["--guided"]):
         asked = [
             main_module.arguments_of(["real", "--keep", str(tmp_path), *words, *more])
-            for more in ([], ["--rate", "2e-4"])
+            for more in ([], ["--weak-rate", "2e-4"])
         ]
-        tuned, one = (main_module.experiment(arguments, "real") for arguments in asked)
-        assert set(tuned.rates) == set(one.rates) == set(ARMS)
-        assert set(one.rates.values()) == {2e-4} and tuned.rates == main_module.RATES["real", bool(words)]
+        tuned, other = (main_module.experiment(arguments, "real") for arguments in asked)
+        assert tuned.rates == main_module.RATES["real", bool(words)] and set(tuned.rates) == set(ARMS)
+        assert other.rates == {**tuned.rates, WEAK: 2e-4}
         files |= {main_module.result_file("real", arguments).name for arguments in asked}
-    assert files == {f"training_real{kind}.json" for kind in ("", "_rate", "_guided", "_guided_rate")}
+    assert files == {
+        f"training_real{kind}.json" for kind in ("", "_weak_rate_0.0002", "_guided", "_guided_weak_rate_0.0002")
+    }
 
 
 def test_detections_are_turned_with_the_image_and_reach_the_network(samples, priors, tmp_path):
