@@ -636,21 +636,21 @@ def test_an_arm_is_not_trained_again_because_another_weight_changed():
         assert same == (arm not in (TEXTURE, FINE_TUNED, GROUPED)), arm
 
 
-def test_arms_can_be_compared_with_weak_labels_at_another_rate(tmp_path):
-    """The table is written beside that of the tuned rates, not over it, and no other arm is trained again for it."""
+def test_a_table_can_be_made_at_other_rates(tmp_path):
+    """One for every arm, or one for the weak labels that all is compared with; each is written to a file of its own."""
     files = set()
     for words in ([], ["--guided"]):
-        asked = [
-            main_module.arguments_of(["real", "--keep", str(tmp_path), *words, *more])
-            for more in ([], ["--weak-rate", "2e-4"])
-        ]
-        tuned, other = (main_module.experiment(arguments, "real") for arguments in asked)
-        assert tuned.rates == main_module.RATES["real", bool(words)] and set(tuned.rates) == set(ARMS)
-        assert other.rates == {**tuned.rates, WEAK: 2e-4}
-        files |= {main_module.result_file("real", arguments).name for arguments in asked}
-    assert files == {
-        f"training_real{kind}.json" for kind in ("", "_weak_rate_0.0002", "_guided", "_guided_weak_rate_0.0002")
-    }
+        made = {}
+        for more in ("", "--rate 2e-4", "--weak-rate 1e-4", "--rate 2e-4 --weak-rate 1e-4"):
+            asked = main_module.arguments_of(["real", "--keep", str(tmp_path), *words, *more.split()])
+            made[more] = main_module.experiment(asked, "real").rates
+            files.add(main_module.result_file("real", asked).name)
+        own, one, other, both = made.values()
+        assert own == main_module.RATES["real", bool(words)] and set(own) == set(ARMS)
+        assert one == dict.fromkeys(ARMS, 2e-4)
+        assert other == {**own, WEAK: 1e-4} and both == {**one, WEAK: 1e-4}
+    kinds = ("", "_rate_0.0002", "_weak_rate_0.0001", "_rate_0.0002_weak_rate_0.0001")
+    assert files == {f"training_real{guided}{kind}.json" for guided in ("", "_guided") for kind in kinds}
 
 
 def test_detections_are_turned_with_the_image_and_reach_the_network(samples, priors, tmp_path):

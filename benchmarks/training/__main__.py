@@ -116,6 +116,8 @@ def experiment(arguments: argparse.Namespace, name: str, tuning: bool = False) -
     folder += ", guided" if arguments.guided else ""
     block = FRAMES_A_BLOCK if kind == "real" else settings.neighbours
     rates = dict(RATES[name, arguments.guided])
+    if arguments.rate is not None:
+        rates = dict.fromkeys(ARMS, arguments.rate)
     if arguments.weak_rate is not None:
         rates[WEAK] = arguments.weak_rate
     results = None if tuning else arguments.results
@@ -130,7 +132,8 @@ def arguments_of(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--guided", action="store_true", help="networks are shown a detector's keypoints as well")
     parser.add_argument("--arms", nargs="+", choices=ARMS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--weak-rate", type=float, help="of weak labels, which all is compared with, not their own one")
+    parser.add_argument("--rate", type=float, help="of every arm, instead of its own")
+    parser.add_argument("--weak-rate", type=float, help="of the weak labels, instead of that of the arms beside them")
     parser.add_argument("--rates", type=float, nargs="+", default=[3e-5, 1e-4, 3e-4, 1e-3], help="for tune")
     parser.add_argument("--fine-tuned", type=Path, help="a prior trained on the photographs 0 to 297 as well")
     parser.add_argument("--images", type=int, default=20_000, help="synthetic ones to train on")
@@ -152,7 +155,8 @@ def arguments_of(words: list[str] | None = None) -> argparse.Namespace:
 def result_file(name: str, arguments: argparse.Namespace) -> Path:
     """Of a table that is not told where to go: no two kinds of table share one."""
     guided = "_guided" if arguments.guided else ""
-    rate = "" if arguments.weak_rate is None else f"_weak_rate_{arguments.weak_rate:g}"
+    rate = "" if arguments.rate is None else f"_rate_{arguments.rate:g}"
+    rate += "" if arguments.weak_rate is None else f"_weak_rate_{arguments.weak_rate:g}"
     return BENCHMARKS / "results" / f"training_{name}{guided}{rate}.json"
 
 
