@@ -26,8 +26,6 @@ CORRECTIONS, SQUASHED = 3, (0.15, 0.6)
 READ = 16
 # Slopes along the hand's description beyond which they are squashed, finely for angles and coarsely for place and size.
 SLOPES = (2e-3, 3e-2)
-
-
 # Wrist (B, 2), spread (B, 1) and turn (B, 2, 2) of a hand in the image.
 Position = tuple[Tensor, Tensor, Tensor]
 

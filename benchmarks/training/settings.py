@@ -22,8 +22,8 @@ class Settings:
         ramp_epochs: of the second stage, over which the term's weight rises.
         first_rate: of the first stage.
         start: file of a `Training` whose network all arms begin with; None for random weights.
-        rehearsed: generated images with full labels in every step, beside the batch: what was learned on them is not
-            forgotten (rehearsal). 0 for none.
+        rehearsed: generated images with full labels in every step, beside the batch, a multiple of neighbours: what was
+            learned on them is not forgotten (rehearsal). 0 for none.
         keypoint_scale: pixels, see `texalign.fitting.keypoint_loss`; begins at a quarter of the image.
         loss_size: pixels at which terms on images are computed.
         token_count: observations that the prior is shown of each image.
