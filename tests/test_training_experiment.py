@@ -608,6 +608,18 @@ def test_a_guided_network_corrects_itself_by_each_keypoint_that_it_is_shown(samp
     assert all(torch.isfinite(each).all() for each in (prediction.vertices, prediction.joints))
 
 
+@pytest.mark.parametrize("corrections", [1, 4])
+def test_settings_say_how_often_a_guided_network_corrects_itself(samples, tmp_path, corrections):
+    shown = replace(samples, detections=samples.keypoints)
+    run = Run(WEAK, 1e-3, 0, replace(SMALL, corrections=corrections))
+    network = Training(run, shown, {}, tmp_path).network
+    said = []
+    network.correction.register_forward_hook(lambda module, inputs, output: said.append(output))
+    batch = as_they_are(shown)
+    network(batch.image, batch.camera, batch.detections)
+    assert len(said) == corrections
+
+
 def test_a_guided_networks_slope_leads_away_from_the_keypoints(samples):
     """Finite differences, and a step against it: joints come nearer, an unseen one pulls nothing."""
     guided, batch = HandNetwork(SIZE, guided=True), as_they_are(samples)

@@ -47,7 +47,13 @@ SETTINGS = {
     ("real", False): Settings(),
     ("synthetic", False): SYNTHETIC,
     ("real", True): Settings(
-        first_epochs=2, second_epochs=8, ramp_epochs=2, first_rate=3e-4, rehearsed=4, silhouette_weight=24.0
+        first_epochs=2,
+        second_epochs=8,
+        ramp_epochs=2,
+        first_rate=3e-4,
+        rehearsed=4,
+        corrections=8,
+        silhouette_weight=24.0,
     ),
     ("synthetic", True): replace(SYNTHETIC, first_epochs=2, second_epochs=1, texture_weight=2.0),
 }
@@ -71,6 +77,7 @@ CHANGEABLE = {
     "batch_size": int,
     "start": str,
     "rehearsed": int,
+    "corrections": int,
     "first_rate": float,
     "texture_weight": float,
     "plain_weight": float,

@@ -19,9 +19,8 @@ SPREAD = 0.06
 MAPS = 48
 # What one unit of the last layer's outputs is: radians, betas, spreads, logarithms.
 ANGLE_STEP, SHAPE_STEP, PLACE_STEP, SIZE_STEP = 0.3, 1.0, 0.2, 0.3
-# Of guided networks: how often they correct themselves; spreads beyond which a joint's distance from its keypoint is
-# squashed, finely and coarsely.
-CORRECTIONS, SQUASHED = 3, (0.15, 0.6)
+# Of guided networks: spreads beyond which a joint's distance from its keypoint is squashed, finely and coarsely.
+SQUASHED = (0.15, 0.6)
 # Of each resolution's features, what is read at the joints.
 READ = 16
 # Slopes along the hand's description beyond which they are squashed, finely for angles and coarsely for place and size.
@@ -126,11 +125,13 @@ class HandNetwork(nn.Module):
     Args:
         image_size: pixels of the square images, a multiple of 32.
         guided: whether it is shown keypoints.
+        corrections: how often a guided network corrects itself. The weights do not depend on it: one that was trained
+            with few follows keypoints of unfamiliar gestures farther with more.
     """
 
-    def __init__(self, image_size: int = 128, guided: bool = False) -> None:
+    def __init__(self, image_size: int = 128, guided: bool = False, corrections: int = 5) -> None:
         super().__init__()
-        self.image_size = image_size
+        self.image_size, self.corrections = image_size, corrections
         self.stem = nn.Conv2d(3, 32, 5, stride=2, padding=2, bias=False)
         self.norm = nn.GroupNorm(8, 32)
         self.fine = nn.Sequential(Block(32, 48, 2), Block(48, 96, 2))
@@ -206,7 +207,7 @@ class HandNetwork(nn.Module):
         if self.from_detections is not None:
             local = [reading(features) for reading, features in zip(self.local, (finest, pyramid))]
             where = (wrist, spread, roll)
-            for _ in range(CORRECTIONS):
+            for _ in range(self.corrections):
                 now = 2 * camera.project(prediction.joints) / self.image_size - 1
                 distances = torch.where(seen, (joints - now) @ roll / spread[:, None], 0)
                 read = [functional.grid_sample(each, now[:, None], align_corners=False)[:, :, 0] for each in local]

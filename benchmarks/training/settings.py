@@ -24,6 +24,7 @@ class Settings:
         start: file of a `Training` whose network all arms begin with; None for random weights.
         rehearsed: generated images with full labels in every step, beside the batch, a multiple of neighbours: what was
             learned on them is not forgotten (rehearsal). 0 for none.
+        corrections: how often networks that are shown keypoints correct themselves.
         keypoint_scale: pixels, see `texalign.fitting.keypoint_loss`; begins at a quarter of the image.
         loss_size: pixels at which terms on images are computed.
         token_count: observations that the prior is shown of each image.
@@ -42,6 +43,7 @@ class Settings:
     first_rate: float = 1e-3
     start: str | None = None
     rehearsed: int = 0
+    corrections: int = 5
     keypoint_scale: float = 4.0
     loss_size: int = 96
     token_count: int = 256

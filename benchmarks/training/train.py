@@ -78,7 +78,8 @@ class Training:
         device = samples.image.device
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(run.seed)
-            network = HandNetwork(run.settings.image_size, guided=samples.detections is not None)
+            settings, guided = run.settings, samples.detections is not None
+            network = HandNetwork(settings.image_size, guided, settings.corrections)
         if run.settings.start is not None:
             network.begin_with(torch.load(run.settings.start, map_location="cpu", weights_only=True)["network"])
         self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
