@@ -57,10 +57,10 @@ SETTINGS = {
     ),
     ("synthetic", True): replace(SYNTHETIC, first_epochs=2, second_epochs=1, texture_weight=2.0),
 }
-# By table, and whether networks are guided. Those of networks that see the image alone were found by `tune` on training
-# frames; that of guided ones, which rehearse, was not: the slower 1e-4 turned out better on unseen frames (`--rate`).
+# By table, and whether networks are guided, found by `tune` on training frames: for guided ones of the weak labels (1e-4,
+# not 3e-4) and the fine-tuned prior (level), whose rate the others have.
 IMAGE_ALONE = {**dict.fromkeys(ARMS, 1e-3), SILHOUETTE: 3e-4, FULL: 3e-4}
-GUIDED = dict.fromkeys(ARMS, 3e-4)
+GUIDED = dict.fromkeys(ARMS, 1e-4)
 RATES = {
     ("real", False): IMAGE_ALONE,
     ("detections", False): IMAGE_ALONE,
