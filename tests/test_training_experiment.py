@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
 import training.__main__ as main_module
 import training.augmentation as augmentation
+import training.train as train_module
 from stand_ins import MeanColour
 from training.arms import (
     ARMS,
@@ -460,7 +461,7 @@ def test_arms_are_compared_on_the_seeds_that_both_have():
     assert rows[1]["MPJPE, mm: change"].startswith("-10.0%")
 
 
-def test_experiment_makes_a_table_and_finds_it_again(samples, priors, tmp_path, capsys):
+def test_experiment_makes_a_table_and_finds_it_again(samples, priors, tmp_path, capsys, monkeypatch):
     settings = replace(SMALL, first_epochs=1, second_epochs=1)
     calls = []
 
@@ -492,10 +493,23 @@ def test_experiment_makes_a_table_and_finds_it_again(samples, priors, tmp_path, 
     (row,) = training_error_table(experiment(), [WEAK], [0])
     seen = experiment().result(WEAK, 0)["errors"]["2D joints, px"]["values"]
     assert row["2D joints, px"] == pytest.approx(sum(seen[::2]) / 8, rel=1e-5)
+    asked = []
+
+    def counted(arm, *others):
+        term = make_term(arm, *others)
+
+        def counting(*words):
+            asked.append(arm)
+            return term(*words)
+
+        return None if term is None else counting
+
+    monkeypatch.setattr(train_module, "make_term", counted)
     for row in experiment().seconds_per_step([WEAK, TEXTURE], steps=1):
         assert row["second stage, s/step"] > 0
         steps = len(samples) // settings.batch_size * settings.second_epochs
         assert row["second stage, minutes"] == pytest.approx(steps * row["second stage, s/step"] / 60)
+    assert asked == 2 * [TEXTURE]  # one step to warm up and one that is timed, of the second stage alone
     assert not (tmp_path / "keep" / "training" / "small" / "never written").exists()
     # What is finished is enough for the table; what is unfinished is enough to go on.
     shutil.rmtree(tmp_path / "keep")
