@@ -77,7 +77,6 @@ CHANGEABLE = {
     "batch_size": int,
     "start": str,
     "rehearsed": int,
-    "corrections": int,
     "first_rate": float,
     "texture_weight": float,
     "plain_weight": float,
