@@ -643,8 +643,7 @@ def test_a_guided_networks_slope_leads_away_from_the_keypoints(samples):
     hand = 0.3 * torch.randn(16, 60, generator=seeded(0))
 
     def distance(hand, counted):
-        now = 2 * batch.camera.project(guided.assembled(hand, where, batch.camera, shown).joints) / SIZE - 1
-        squared = ((shown - now) / where[1][:, None]).square().sum(dim=-1)
+        squared = ((shown - guided.places(hand, where, batch.camera)) / where[1][:, None]).square().sum(dim=-1)
         return (squared / (squared + SQUASHED[1] ** 2) * counted[..., 0]).mean(dim=1)
 
     with torch.no_grad():
