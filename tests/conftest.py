@@ -14,6 +14,12 @@ settings.load_profile("texalign")
 torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """What a test draws does not depend on the tests before it, which are others in every process."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(params=["torch", "torch-cuda", "nvdiffrast"])
 def backend(request):
     """A backend module with the device it runs on as `.device`."""

@@ -117,6 +117,24 @@ def test_names_and_order(model: HandModel) -> None:
     assert not list(model.parameters()) and not model.state_dict()
 
 
+def test_joints_alone_are_the_hands_joints(model: HandModel) -> None:
+    """Values and gradients, shaped or not, and in half precision, where both are computed in float32."""
+    pose = random_pose(3, dtype=torch.float64).requires_grad_()
+    betas = torch.randn(3, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    downstream = torch.randn(3, 21, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    whole, alone = model(pose, betas).joints, model.joints(pose, betas)
+    torch.testing.assert_close(alone, whole, atol=1e-15, rtol=1e-12)
+    gradients = [torch.autograd.grad((joints * downstream).sum(), (pose, betas)) for joints in (alone, whole)]
+    for ours, theirs in zip(*gradients):
+        torch.testing.assert_close(ours, theirs, atol=1e-15, rtol=1e-12)
+    torch.testing.assert_close(model.joints(rotation_matrices(pose)), model(pose).joints, atol=1e-15, rtol=1e-12)
+    half = pose.detach().bfloat16()
+    assert torch.equal(model.joints(half), model(half).joints) and model.joints(half).dtype == torch.bfloat16
+    assert model.joints(pose[:0]).shape == (0, 21, 3)
+    with pytest.raises(ValueError, match="betas"):
+        model.joints(pose, betas[:2])
+
+
 def test_axis_angle_equals_rotation_matrices(model: HandModel) -> None:
     pose = random_pose(4, 1.0)
     matrices = rotation_matrices(pose)

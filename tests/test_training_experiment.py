@@ -483,6 +483,9 @@ def test_experiment_makes_a_table_and_finds_it_again(samples, priors, tmp_path, 
         first, last = content["curves"][row["arm"]]
         for name in ("2D joints, px", "PA-MPJPE, mm"):
             assert last[f"unseen {name}"] == pytest.approx(row[name], rel=1e-5) != first[f"unseen {name}"]
+    experiment().write([WEAK, FULL], [0], tmp_path / "against.json", FULL)
+    turned = json.loads((tmp_path / "against.json").read_text())["changes"]
+    assert len(turned[FULL]["IoU"]) == 1 and turned[WEAK]["IoU"][1] == -content["changes"][FULL]["IoU"][1]
     made = len(calls)
     rows = experiment().table([WEAK, FULL, TEXTURE], [0, 1])
     assert [row["arm"] for row in rows] == [WEAK, FULL] and len(calls) == made
@@ -643,8 +646,7 @@ def test_a_guided_networks_slope_leads_away_from_the_keypoints(samples):
     hand = 0.3 * torch.randn(16, 60, generator=seeded(0))
 
     def distance(hand, counted):
-        now = 2 * batch.camera.project(guided.assembled(hand, where, batch.camera, shown).joints) / SIZE - 1
-        squared = ((shown - now) / where[1][:, None]).square().sum(dim=-1)
+        squared = ((shown - guided.places(hand, where, batch.camera)) / where[1][:, None]).square().sum(dim=-1)
         return (squared / (squared + SQUASHED[1] ** 2) * counted[..., 0]).mean(dim=1)
 
     with torch.no_grad():
@@ -679,6 +681,8 @@ def test_a_table_can_be_made_at_other_rates(tmp_path):
         assert other == {**own, WEAK: 1e-4} and both == {**one, WEAK: 1e-4}
     kinds = ("", "_rate_0.0002", "_weak_rate_0.0001", "_rate_0.0002_weak_rate_0.0001")
     assert files == {f"training_real{guided}{kind}.json" for guided in ("", "_guided") for kind in kinds}
+    asked = main_module.arguments_of(["real", "--against", PLAIN])
+    assert main_module.result_file("real", asked).name == "training_real_against_plain_difference.json"
 
 
 def test_detections_are_turned_with_the_image_and_reach_the_network(samples, priors, tmp_path):

@@ -31,6 +31,7 @@ from training.pull import every_other_group, pull_table  # noqa: E402
 from training.real_samples import TRAIN, TUNE_TRAIN, TUNE_VALIDATE, VALIDATE, real_samples  # noqa: E402
 from training.settings import Settings  # noqa: E402
 from training.synthetic_samples import TEST_SEED, TRAIN_SEED, TUNE_SEED, synthetic_samples  # noqa: E402
+from training.train import words_of  # noqa: E402
 from training.training_error import training_error_table  # noqa: E402
 
 SYNTHETIC = Settings(
@@ -135,6 +136,7 @@ def arguments_of(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--on", choices=TABLES, default="real", help="the table that the other words are for")
     parser.add_argument("--guided", action="store_true", help="networks are shown a detector's keypoints as well")
     parser.add_argument("--arms", nargs="+", choices=ARMS)
+    parser.add_argument("--against", choices=ARMS, default=WEAK, help="the arm that a table compares with")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rate", type=float, help="of every arm, instead of its own")
     parser.add_argument("--weak-rate", type=float, help="of the weak labels, instead of that of the arms beside them")
@@ -161,7 +163,8 @@ def result_file(name: str, arguments: argparse.Namespace) -> Path:
     guided = "_guided" if arguments.guided else ""
     rate = "" if arguments.rate is None else f"_rate_{arguments.rate:g}"
     rate += "" if arguments.weak_rate is None else f"_weak_rate_{arguments.weak_rate:g}"
-    return BENCHMARKS / "results" / f"training_{name}{guided}{rate}.json"
+    against = "" if arguments.against == WEAK else f"_against_{words_of(arguments.against)}"
+    return BENCHMARKS / "results" / f"training_{name}{guided}{rate}{against}.json"
 
 
 def main() -> None:
@@ -194,9 +197,9 @@ def main() -> None:
     elif arguments.what == "overlays":
         write_overlays(made, arms, arguments.seeds[0], arguments.output)
     elif arguments.show:
-        made.write(arms, arguments.seeds, arguments.output)
+        made.write(arms, arguments.seeds, arguments.output, arguments.against)
     else:
-        made.run_all(arms, arguments.seeds, arguments.output or result_file(name, arguments))
+        made.run_all(arms, arguments.seeds, arguments.output or result_file(name, arguments), arguments.against)
 
 
 if __name__ == "__main__":

@@ -116,21 +116,21 @@ class Experiment:
         found = self.finished(arms, seeds)
         return arm_table(found, WEAK, compared(found, WEAK, self.block)) if WEAK in found else []
 
-    def run_all(self, arms: list[str], seeds: list[int], output: Path | None) -> None:
+    def run_all(self, arms: list[str], seeds: list[int], output: Path | None, base: str = WEAK) -> None:
         """All runs, seed by seed, then the table, on the screen and in a file."""
         for seed in seeds:
             for arm in arms:
                 self.result(arm, seed)
-        self.write(arms, seeds, output)
+        self.write(arms, seeds, output, base)
 
-    def write(self, arms: list[str], seeds: list[int], output: Path | None) -> None:
-        """The table of what is finished."""
+    def write(self, arms: list[str], seeds: list[int], output: Path | None, base: str = WEAK) -> None:
+        """The table of what is finished, compared with one of the arms."""
         found = self.finished(arms, seeds)
-        if WEAK not in found:
-            print("no run of the baseline is finished")
+        if base not in found:
+            print(f"no run of the baseline, {base}, is finished")
             return
-        changes = compared(found, WEAK, self.block)
-        rows = arm_table(found, WEAK, changes)
+        changes = compared(found, base, self.block)
+        rows = arm_table(found, base, changes)
         for part in narrow(rows):
             print(f"\n{table(part)}")
         cost = {arm: sum(run["seconds"] for run in runs) for arm, runs in found.items()}

@@ -203,33 +203,39 @@ class HandNetwork(nn.Module):
         x = functional.relu(x)
         x = functional.relu(self.hidden(x))
         hand = self.out(x)
-        prediction = self.assembled(hand, (wrist, spread, roll), camera, maps)
+        where = (wrist, spread, roll)
         if self.from_detections is not None:
             local = [reading(features) for reading, features in zip(self.local, (finest, pyramid))]
-            where = (wrist, spread, roll)
             for _ in range(self.corrections):
-                now = 2 * camera.project(prediction.joints) / self.image_size - 1
+                now = self.places(hand, where, camera)
                 distances = torch.where(seen, (joints - now) @ roll / spread[:, None], 0)
                 read = [functional.grid_sample(each, now[:, None], align_corners=False)[:, :, 0] for each in local]
                 slope = self.slope(hand, where, camera, joints, seen)
                 hand = hand + self.correction(hand, slope, distances, torch.cat(read, dim=1).transpose(1, 2), x)
-                prediction = self.assembled(hand, where, camera, maps)
-        return prediction
+        pose, parameters = self.described(hand, where, camera)
+        vertices, posed = self.hand(pose, parameters.betas())
+        move = parameters.translation[:, None]
+        return Prediction(vertices + move, posed + move, maps[:, :21], parameters)
 
     @torch.enable_grad()
     def slope(self, hand: Tensor, where: Position, camera: ta.PinholeCamera, joints: Tensor, seen: Tensor) -> Tensor:
         """(B, size): gradient of the robust mean distance of the joints from where they are seen; itself a constant."""
         wrist, spread, roll = (each.detach() for each in where)
         leaf = hand.detach().requires_grad_()
-        prediction = self.assembled(leaf, (wrist, spread, roll), camera, joints.new_zeros(len(hand), 21, 1, 1))
-        now = 2 * camera.project(prediction.joints) / self.image_size - 1
+        now = self.places(leaf, (wrist, spread, roll), camera)
         squared = ((joints.detach() - now) / spread[:, None]).square().sum(dim=-1)
         robust = squared / (squared + SQUASHED[1] ** 2) * seen[..., 0]
         (gradient,) = torch.autograd.grad(robust.mean(dim=1).sum(), leaf)
         return gradient.detach()
 
-    def assembled(self, x: Tensor, where: Position, camera: ta.PinholeCamera, maps: Tensor) -> Prediction:
-        """The hand that outputs (B, 60) describe, relative to a `position`."""
+    def places(self, x: Tensor, where: Position, camera: ta.PinholeCamera) -> Tensor:
+        """(B, 21, 2): where in the image the joints are of the hand that outputs describe, the image from -1 to 1."""
+        pose, parameters = self.described(x, where, camera)
+        joints = self.hand.joints(pose, parameters.betas()) + parameters.translation[:, None]
+        return 2 * camera.project(joints) / self.image_size - 1
+
+    def described(self, x: Tensor, where: Position, camera: ta.PinholeCamera) -> tuple[Tensor, HandParameters]:
+        """Pose (B, 16, 3, 3) and parameters of the hand that outputs (B, 60) describe, relative to a `position`."""
         wrist, spread, roll = where
         angles, turn, shape, place, size = x.split(self.sizes, dim=1)
         angles = self.resting_angles + ANGLE_STEP * angles.unflatten(1, (15, 3))
@@ -244,10 +250,7 @@ class HandNetwork(nn.Module):
         local = rolled @ orthonormal(turn) @ self.fingers_up
         pose = self.hand.pose_from_angles(angles, angles.new_zeros(len(angles), 3))
         pose = torch.cat([(towards(ray) @ local)[:, None], pose[:, 1:]], dim=1)
-        parameters = HandParameters(angles, local, translation, shape)
-        vertices, joints = self.hand(pose, parameters.betas())
-        move = translation[:, None]
-        return Prediction(vertices + move, joints + move, maps[:, :21], parameters)
+        return pose, HandParameters(angles, local, translation, shape)
 
 
 def position(joints: Tensor) -> Position:

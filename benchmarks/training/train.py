@@ -224,8 +224,12 @@ def strength_at(run: Run, epoch: float) -> float:
 def named(run: Run) -> str:
     """A file's name: arm, rate, seed, and a digest of the settings that matter to it."""
     settings = asdict(settings_of(run.arm, run.settings))
-    words = run.arm.replace("+ ", "").replace(",", "").replace(" ", "_")
-    return f"{words} rate {run.rate:g} seed {run.seed} {digest(json.dumps(settings).encode())[:8]}"
+    return f"{words_of(run.arm)} rate {run.rate:g} seed {run.seed} {digest(json.dumps(settings).encode())[:8]}"
+
+
+def words_of(arm: str) -> str:
+    """An arm as part of a file's name."""
+    return arm.replace("+ ", "").replace(",", "").replace(" ", "_")
 
 
 def described(run: Run, progress: Progress) -> dict[str, Any]:
