@@ -688,6 +688,9 @@ def test_a_table_can_be_made_at_other_rates(tmp_path):
     assert files == {f"training_real{guided}{kind}.json" for guided in ("", "_guided") for kind in kinds}
     asked = main_module.arguments_of(["real", "--against", PLAIN])
     assert main_module.result_file("real", asked).name == "training_real_against_plain_difference.json"
+    asked = main_module.arguments_of(["synthetic", "--guided", "--plain-weight", "10", "--texture-weight", "3"])
+    name = "training_synthetic_guided_texture_weight_3_plain_weight_10.json"
+    assert main_module.result_file("synthetic", asked).name == name
 
 
 def test_detections_are_turned_with_the_image_and_reach_the_network(samples, priors, tmp_path):

@@ -24,7 +24,7 @@ BENCHMARKS = Path(__file__).parent.parent
 sys.path.insert(0, str(BENCHMARKS))
 
 from recording import environment, table, write_json  # noqa: E402
-from training.arms import ARMS, FULL, SILHOUETTE, WEAK  # noqa: E402
+from training.arms import ARMS, FULL, SILHOUETTE, WEAK, WEIGHTS  # noqa: E402
 from training.commands import Data, Experiment, load_priors, usable_arms  # noqa: E402
 from training.overlays import write_overlays  # noqa: E402
 from training.pull import every_other_group, pull_table  # noqa: E402
@@ -164,7 +164,9 @@ def result_file(name: str, arguments: argparse.Namespace) -> Path:
     rate = "" if arguments.rate is None else f"_rate_{arguments.rate:g}"
     rate += "" if arguments.weak_rate is None else f"_weak_rate_{arguments.weak_rate:g}"
     against = "" if arguments.against == WEAK else f"_against_{words_of(arguments.against)}"
-    return BENCHMARKS / "results" / f"training_{name}{guided}{rate}{against}.json"
+    weights = {field: getattr(arguments, field) for field in WEIGHTS.values() if field in CHANGEABLE}
+    changed = "".join(f"_{field}_{value:g}" for field, value in weights.items() if value is not None)
+    return BENCHMARKS / "results" / f"training_{name}{guided}{rate}{changed}{against}.json"
 
 
 def main() -> None:

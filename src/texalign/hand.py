@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from texalign._checks import expect, expect_floating, expect_same_device, expect_tensor
 from texalign._rotations import rotation_matrices, rotation_vectors
+from texalign._skinning import blended, bones
 from texalign.mano import write_mano_fields
 
 # Turns the rest pose so that fingers (-x) point up (-y), the palm (-y) to the camera (-z), the thumb (+z) right (+x).
@@ -179,8 +180,8 @@ class HandModel(nn.Module):
             if betas is not None:
                 shaped = shaped + torch.einsum("vcs,bs->bvc", self.shape_directions.to(dtype), betas.to(dtype))
             rest_joints = torch.einsum("jv,bvc->bjc", self.joint_regressor.to(dtype), shaped)
-            turn, place, shift = _bones(rest_joints, _rotations(pose, dtype))
-            vertices = _blended(self.skin_weights.to(dtype), shaped, turn, shift)
+            turn, place, shift = bones(rest_joints, _rotations(pose, dtype))
+            vertices = blended(self.skin_weights.to(dtype), shaped, turn, shift)
             joints = torch.cat([place, vertices[:, self.tip_vertices]], 1)[:, self.joint_order]
         return Hand(vertices.to(pose.dtype), joints.to(pose.dtype))
 
@@ -204,8 +205,8 @@ class HandModel(nn.Module):
             if betas is not None:
                 along = torch.cat([torch.einsum("jv,vcs->jcs", regressor, directions), directions[tips]])
                 rest = rest + torch.einsum("jcs,bs->bjc", along, betas.to(dtype))
-            turn, place, shift = _bones(rest[:, :16], _rotations(pose, dtype))
-            ends = _blended(self.skin_weights[tips].to(dtype), rest[:, 16:], turn, shift)
+            turn, place, shift = bones(rest[:, :16], _rotations(pose, dtype))
+            ends = blended(self.skin_weights[tips].to(dtype), rest[:, 16:], turn, shift)
             joints = torch.cat([place, ends], 1)[:, self.joint_order]
         return joints.to(pose.dtype)
 
@@ -249,30 +250,6 @@ class HandModel(nn.Module):
 def _rotations(pose: Tensor, dtype: torch.dtype) -> Tensor:
     """(B, 16, 3, 3) from either form of a pose."""
     return pose.to(dtype) if pose.dim() == 4 else rotation_matrices(pose.to(dtype))
-
-
-def _bones(rest_joints: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of joints (B, 16, 3) at rest: their turns (B, 16, 3, 3), places, and what they add to a turned rest point.
-
-    The five fingers' joints follow each other in `PARENTS`, so that all fingers go joint by joint together.
-    """
-    fingers, turns = rest_joints[:, 1:].unflatten(1, (5, 3)), rotations[:, 1:].unflatten(1, (5, 3))
-    turn, place, parent = rotations[:, :1].expand(-1, 5, -1, -1), rest_joints[:, :1], rest_joints[:, :1]
-    turned, placed = [], []
-    for joint in range(3):
-        place = place + (turn @ (fingers[:, :, joint] - parent)[..., None]).squeeze(-1)
-        turn, parent = turn @ turns[:, :, joint], fingers[:, :, joint]
-        turned.append(turn)
-        placed.append(place)
-    all_turns = torch.cat([rotations[:, :1], torch.stack(turned, 2).flatten(1, 2)], 1)
-    places = torch.cat([rest_joints[:, :1], torch.stack(placed, 2).flatten(1, 2)], 1)
-    return all_turns, places, places - (all_turns @ rest_joints[..., None]).squeeze(-1)
-
-
-def _blended(weights: Tensor, rest: Tensor, turn: Tensor, shift: Tensor) -> Tensor:
-    """Linear blend skinning of points (B, N, 3) at rest by weights (N, 16)."""
-    blended_turn = torch.einsum("vj,bjrc->bvrc", weights, turn)
-    return (blended_turn @ rest[..., None]).squeeze(-1) + weights @ shift
 
 
 # Degrees. Thumb: flexion, abduction and twist of its base, flexion of the other two. Index, middle, ring and little
