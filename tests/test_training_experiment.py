@@ -25,6 +25,7 @@ from stand_ins import MeanColour
 from training.arms import (
     ARMS,
     FINE_TUNED,
+    FINE_TUNED_GROUPED,
     FULL,
     GROUPED,
     PLAIN,
@@ -284,6 +285,36 @@ def test_terms_are_finite_and_lowered_by_their_own_gradient(samples, arm):
     with torch.no_grad():
         vertices -= step
     assert value() < before
+
+
+@pytest.mark.parametrize(
+    ("arm", "prior", "shares"),
+    [
+        (TEXTURE, "bundled", False),
+        (FINE_TUNED, "fine-tuned", False),
+        (GROUPED, "bundled", True),
+        (FINE_TUNED_GROUPED, "fine-tuned", True),
+    ],
+)
+def test_which_prior_an_arm_asks_and_whether_neighbours_share_a_texture(samples, arm, prior, shares):
+    asked = []
+
+    class Spy(GroupMean):
+        def __init__(self, name):
+            super().__init__()
+            self.name = name
+
+        def forward(self, observations, group=None):
+            asked.append((self.name, group))
+            return super().forward(observations, group)
+
+    term = make_term(arm, SMALL, {name: Spy(name) for name in ("bundled", "fine-tuned")}, torch.device("cpu"))
+    batch = replace(as_they_are(samples), group=torch.arange(16) // 4)
+    prediction = HandNetwork(SIZE)(batch.image, batch.camera)
+    term(prediction._replace(vertices=batch.vertices, joints=batch.joints), batch, seeded(0))
+    ((name, group),) = asked
+    assert name == prior and (group is not None) == shares
+    assert not shares or torch.equal(group, batch.group)
 
 
 def test_padding_says_nothing_to_the_texture_loss(samples, priors):
@@ -668,7 +699,7 @@ def test_an_arm_is_not_trained_again_because_another_weight_changed():
     changed = replace(SMALL, texture_weight=1.0)
     for arm in ARMS:
         same = named(Run(arm, 1e-3, 0, SMALL)) == named(Run(arm, 1e-3, 0, changed))
-        assert same == (arm not in (TEXTURE, FINE_TUNED, GROUPED)), arm
+        assert same == (arm not in (TEXTURE, FINE_TUNED, GROUPED, FINE_TUNED_GROUPED)), arm
 
 
 def test_a_table_can_be_made_at_other_rates(tmp_path):

@@ -25,12 +25,16 @@ GROUPED = "+ texture loss, shared textures"
 PLAIN = "+ plain difference"
 SILHOUETTE = "+ mask"
 FULL = "full 3D labels"
-ARMS = (WEAK, TEXTURE, FINE_TUNED, GROUPED, PLAIN, SILHOUETTE, FULL)
+FINE_TUNED_GROUPED = "+ texture loss, fine-tuned prior, shared textures"
+ARMS = (WEAK, TEXTURE, FINE_TUNED, GROUPED, FINE_TUNED_GROUPED, PLAIN, SILHOUETTE, FULL)
+# Those that need the prior trained on the photographs.
+OF_FINE_TUNED_PRIOR = (FINE_TUNED, FINE_TUNED_GROUPED)
 # The arm's own weight among the settings.
 WEIGHTS = {
     TEXTURE: "texture_weight",
     FINE_TUNED: "texture_weight",
     GROUPED: "texture_weight",
+    FINE_TUNED_GROUPED: "texture_weight",
     PLAIN: "plain_weight",
     SILHOUETTE: "silhouette_weight",
     FULL: "space_weight",
@@ -111,7 +115,7 @@ def make_term(arm: str, settings: Settings, priors: dict[str, nn.Module], device
     Args:
         arm: one of `ARMS`.
         settings: of the run.
-        priors: "bundled" and, for its arm, "fine-tuned".
+        priors: "bundled" and, for its arms, "fine-tuned".
         device: where.
 
     Raises:
@@ -125,13 +129,13 @@ def make_term(arm: str, settings: Settings, priors: dict[str, nn.Module], device
     renderer = ta.TexturedHandRenderer(surface, settings.loss_size)
     if arm == SILHOUETTE:
         return silhouette_term(renderer, settings.silhouette_weight)
-    name = "fine-tuned" if arm == FINE_TUNED else "bundled"
+    name = "fine-tuned" if arm in OF_FINE_TUNED_PRIOR else "bundled"
     if name not in priors:
         raise ValueError(f"make_term: expected a {name} prior for {arm!r}, got {', '.join(priors) or 'none'}")
     if arm == PLAIN:
         return plain_term(PlainDifference(renderer, priors[name]), settings.plain_weight)
     loss_fn = ta.DenseTextureAlignmentLoss(renderer, priors[name], settings.token_count, reduction="none")
-    return texture_term(loss_fn, settings.texture_weight, grouped=arm == GROUPED)
+    return texture_term(loss_fn, settings.texture_weight, grouped=arm in (GROUPED, FINE_TUNED_GROUPED))
 
 
 def texture_term(loss_fn: ta.DenseTextureAlignmentLoss, weight: float, grouped: bool) -> Term:

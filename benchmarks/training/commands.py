@@ -17,7 +17,7 @@ from torch import nn
 import texalign as ta
 from recording import digest, environment, table, write_json
 from texalign._files import write_whole
-from training.arms import ARMS, FINE_TUNED, WEAK, labels_of
+from training.arms import ARMS, OF_FINE_TUNED_PRIOR, WEAK, labels_of
 from training.evaluate import errors, joint_offset
 from training.network import HandNetwork
 from training.samples import Samples
@@ -239,5 +239,5 @@ def load_priors(fine_tuned: Path | None, device: str) -> dict[str, nn.Module]:
 
 
 def usable_arms(priors: dict[str, nn.Module]) -> list[str]:
-    """Without the fine-tuned prior its arm is left out."""
-    return [arm for arm in ARMS if arm != FINE_TUNED or "fine-tuned" in priors]
+    """Without the fine-tuned prior its arms are left out."""
+    return [arm for arm in ARMS if arm not in OF_FINE_TUNED_PRIOR or "fine-tuned" in priors]
