@@ -56,7 +56,7 @@ SETTINGS = {
         corrections=8,
         silhouette_weight=24.0,
     ),
-    ("synthetic", True): replace(SYNTHETIC, first_epochs=2, second_epochs=1, texture_weight=2.0),
+    ("synthetic", True): replace(SYNTHETIC, first_epochs=2, second_epochs=1, texture_weight=2.0, plain_weight=10.0),
 }
 # By table, and whether networks are guided, found by `tune` on training frames, or on generated images of their own. Of
 # guided ones on photographs 1e-4 is better than 3e-4 (labels, mask) or level with it (texture, plain difference).
