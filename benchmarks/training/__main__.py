@@ -56,10 +56,12 @@ SETTINGS = {
         corrections=8,
         silhouette_weight=24.0,
     ),
+    # Terms on pixels weigh a third of what they do on photographs: `tune` found so for the texture.
     ("synthetic", True): replace(SYNTHETIC, first_epochs=2, second_epochs=1, texture_weight=2.0, plain_weight=10.0),
 }
 # By table, and whether networks are guided, found by `tune` on training frames, or on generated images of their own. Of
-# guided ones on photographs 1e-4 is better than 3e-4 (labels, mask) or level with it (texture, plain difference).
+# guided ones on photographs 1e-4 is better than 3e-4 (labels, mask) or level with it (texture, plain difference). Of
+# generated ones the plain difference was tuned at its former weight only, and shared textures take the texture's rate.
 IMAGE_ALONE = {**dict.fromkeys(ARMS, 1e-3), SILHOUETTE: 3e-4, FULL: 3e-4}
 GUIDED = dict.fromkeys(ARMS, 1e-4)
 GUIDED_GENERATED = {**dict.fromkeys(ARMS, 3e-4), WEAK: 6e-4}
