@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from texalign._rotations import rotation_matrices
+
 
 def bones(rest_joints: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Of joints (B, 16, 3) at rest: their turns (B, 16, 3, 3), places, and what they add to a turned rest point.
@@ -28,3 +30,8 @@ def blended(weights: Tensor, rest: Tensor, turn: Tensor, shift: Tensor) -> Tenso
     """Linear blend skinning of points (B, N, 3) at rest by weights (N, 16)."""
     blended_turn = torch.einsum("vj,bjrc->bvrc", weights, turn)
     return (blended_turn @ rest[..., None]).squeeze(-1) + weights @ shift
+
+
+def joint_rotations(pose: Tensor, dtype: torch.dtype) -> Tensor:
+    """Rotation matrices (B, 16, 3, 3) of a pose that is (B, 16, 3) axis-angle or such matrices already."""
+    return pose.to(dtype) if pose.dim() == 4 else rotation_matrices(pose.to(dtype))

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from texalign._checks import expect, expect_floating, expect_same_device, expect_tensor
+from texalign._key_poses import FINGER_OF_COLUMN, KEY_POSES, anatomical_angles, perturbed
 from texalign._rotations import rotation_matrices, rotation_vectors
-from texalign._skinning import blended, bones
+from texalign._skinning import blended, bones, joint_rotations
 from texalign.mano import write_mano_fields
 
 # Turns the rest pose so that fingers (-x) point up (-y), the palm (-y) to the camera (-z), the thumb (+z) right (+x).
@@ -50,6 +51,7 @@ SHAPE_NAMES = (
     "palm_width",
     "palm_thickness",
 )
+POSE_KINDS = (*KEY_POSES, "gesture")
 
 
 class Hand(NamedTuple):
@@ -180,7 +182,7 @@ class HandModel(nn.Module):
             if betas is not None:
                 shaped = shaped + torch.einsum("vcs,bs->bvc", self.shape_directions.to(dtype), betas.to(dtype))
             rest_joints = torch.einsum("jv,bvc->bjc", self.joint_regressor.to(dtype), shaped)
-            turn, place, shift = bones(rest_joints, _rotations(pose, dtype))
+            turn, place, shift = bones(rest_joints, joint_rotations(pose, dtype))
             vertices = blended(self.skin_weights.to(dtype), shaped, turn, shift)
             joints = torch.cat([place, vertices[:, self.tip_vertices]], 1)[:, self.joint_order]
         return Hand(vertices.to(pose.dtype), joints.to(pose.dtype))
@@ -205,7 +207,7 @@ class HandModel(nn.Module):
             if betas is not None:
                 along = torch.cat([torch.einsum("jv,vcs->jcs", regressor, directions), directions[tips]])
                 rest = rest + torch.einsum("jcs,bs->bjc", along, betas.to(dtype))
-            turn, place, shift = bones(rest[:, :16], _rotations(pose, dtype))
+            turn, place, shift = bones(rest[:, :16], joint_rotations(pose, dtype))
             ends = blended(self.skin_weights[tips].to(dtype), rest[:, 16:], turn, shift)
             joints = torch.cat([place, ends], 1)[:, self.joint_order]
         return joints.to(pose.dtype)
@@ -247,26 +249,6 @@ class HandModel(nn.Module):
             return torch.cat([rotation_matrices(global_orientation)[:, None].to(angles.dtype), fingers], 1)
 
 
-def _rotations(pose: Tensor, dtype: torch.dtype) -> Tensor:
-    """(B, 16, 3, 3) from either form of a pose."""
-    return pose.to(dtype) if pose.dim() == 4 else rotation_matrices(pose.to(dtype))
-
-
-# Degrees. Thumb: flexion, abduction and twist of its base, flexion of the other two. Index, middle, ring and little
-# finger: flexion of the first and second joint, abduction. A finger's last joint follows its second at two thirds.
-_KEY_POSES = {
-    "open": ((0, 0, 0, 4, 4), (4, 5, 0), (5, 6, 0), (6, 6, 0), (6, 6, 0)),
-    "relaxed": ((12, 8, -12, 14, 14), (20, 26, 0), (25, 30, 1), (28, 32, -2), (30, 32, -3)),
-    "pointing": ((16, 21, -28, 47, 61), (5, 8, 0), (73, 86, 3), (85, 95, -8), (80, 90, -9)),
-    "fist": ((8, 25, -27, 52, 60), (75, 91, -6), (80, 92, 2), (83, 95, -11), (79, 89, -14)),
-    "pinch": ((23, 16, -23, 25, 33), (49, 50, -1), (26, 30, 3), (20, 24, -2), (17, 20, -4)),
-    "spread": ((-12, 4, 5, 0, -4), (0, 3, 10), (0, 4, 2), (0, 4, -8), (0, 4, -16)),
-}
-# Where each finger's angles are among the columns.
-_FINGER_OF_COLUMN = (0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4)
-POSE_KINDS = (*_KEY_POSES, "gesture")
-
-
 def sample_pose(count: int, generator: torch.Generator | None = None, kind: str | None = None) -> Tensor:
     """Draw plausible hands, inside ``HandModel.angle_limits``.
 
@@ -299,15 +281,15 @@ def sample_pose(count: int, generator: torch.Generator | None = None, kind: str 
         return torch.randn(count, *shape, generator=generator, device=device, dtype=torch.float32).clamp(-2.5, 2.5)
 
     model = _model(device)
-    keys = torch.tensor([[*sum(rows, ())] for rows in _KEY_POSES.values()], dtype=torch.float32, device=device)
+    keys = torch.tensor([[*sum(rows, ())] for rows in KEY_POSES.values()], dtype=torch.float32, device=device)
     fingers = len(FINGERS) if kind == "gesture" else 1
     chosen = (uniform(2, fingers) * len(keys)).long().clamp(max=len(keys) - 1).expand(-1, -1, len(FINGERS))
     if kind is not None and kind != "gesture":
         chosen = torch.full_like(chosen, POSE_KINDS.index(kind))
-    first, second = keys[chosen[:, :, _FINGER_OF_COLUMN], torch.arange(keys.shape[1], device=device)].unbind(1)
+    first, second = keys[chosen[:, :, FINGER_OF_COLUMN], torch.arange(keys.shape[1], device=device)].unbind(1)
     between = uniform(1) * (uniform(1) < 0.5)
     rows = torch.lerp(first, second, between)
-    angles = _angles(_perturbed(rows, normal))
+    angles = anatomical_angles(perturbed(rows, normal))
     angles[:, 2:12:3, 0] += 2.5 * normal(4)  # the last joints of the fingers
     low, high = model.angle_limits.unbind(-1)
     turns = model.pose_from_angles(torch.deg2rad(angles).clamp(low, high), angles.new_zeros(count, 3))
@@ -320,39 +302,16 @@ def _model(device: torch.device) -> HandModel:
     return HandModel().to(device)
 
 
-def _perturbed(rows: Tensor, normal: Callable[..., Tensor]) -> Tensor:
-    """Rows (B, 17) of ``_KEY_POSES`` with noise: some of it common to all fingers, some shared by neighbours."""
-    own = normal(4, 3)
-    noise = (0.6 * normal(1, 3) + 0.4 * (own + own.roll(1, 1))) * rows.new_tensor([6.0, 7.0, 1.6])
-    room = 1 - rows[:, 6::3].clamp(0, 100)[..., None] / 130  # a curled finger has less room
-    thumb_noise = 3.5 * normal(5) * room.amin(1)
-    return rows + torch.cat([thumb_noise, (noise * room).flatten(1)], 1)
-
-
-def _angles(rows: Tensor) -> Tensor:
-    """Angles (B, 15, 3) in degrees: flexion, abduction, twist of every joint, from rows (B, 17) of ``_KEY_POSES``."""
-    angles = rows.new_zeros(len(rows), 15, 3)
-    for column, base in zip((5, 8, 11, 14), (0, 3, 9, 6)):  # index, middle, ring, little
-        angles[:, base, :2] = rows[:, [column, column + 2]]
-        angles[:, base + 1, 0] = rows[:, column + 1]
-        angles[:, base + 2, 0] = rows[:, column + 1] * 2 / 3
-    angles[:, 12] = rows[:, :3]
-    angles[:, 13:, 0] = rows[:, 3:5]
-    return angles
-
-
 def _view(uniform: Callable[..., Tensor], normal: Callable[..., Tensor]) -> Tensor:
     """Global orientations (B, 3, 3) for a camera with OpenCV axes; see ``sample_pose``."""
     around, tilt = uniform(1) * (2 * torch.pi), 0.44 * normal(1)
     roll = torch.where(uniform(1) < 0.75, 0.5 * normal(1), (2 * uniform(1) - 1) * torch.pi)
     zero = torch.zeros_like(around)
-    # Fingers (-x) up (-y), palm (-y) towards the camera (-z), thumb (+z) to the right (+x).
-    upright = around.new_tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
     turn = rotation_matrices(torch.cat([zero, around, zero], 1))
     lean = rotation_matrices(torch.cat([tilt, zero, zero], 1))
     in_image = rotation_matrices(torch.cat([zero, zero, roll], 1))
     with torch.autocast(around.device.type, enabled=False):
-        return in_image @ lean @ turn @ upright
+        return in_image @ lean @ turn @ around.new_tensor(FINGERS_UP)
 
 
 def write_mano(path: str | PathLike[str], *, side: Literal["right", "left"] = "right") -> Path:
@@ -404,6 +363,6 @@ def write_mano(path: str | PathLike[str], *, side: Literal["right", "left"] = "r
 
 def _relaxed_pose() -> Tensor:
     """(15, 3) axis-angle of the relaxed hand."""
-    row = torch.tensor([[*sum(_KEY_POSES["relaxed"], ())]], dtype=torch.float32)
-    angles = torch.deg2rad(_angles(row))
+    row = torch.tensor([[*sum(KEY_POSES["relaxed"], ())]], dtype=torch.float32)
+    angles = torch.deg2rad(anatomical_angles(row))
     return rotation_vectors(_model(torch.device("cpu")).pose_from_angles(angles, angles.new_zeros(1, 3)))[0, 1:]
