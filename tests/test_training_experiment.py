@@ -722,6 +722,9 @@ def test_a_table_can_be_made_at_other_rates(tmp_path):
     asked = main_module.arguments_of(["synthetic", "--guided", "--plain-weight", "10", "--texture-weight", "3"])
     name = "training_synthetic_guided_texture_weight_3_plain_weight_10.json"
     assert main_module.result_file("synthetic", asked).name == name
+    for few, name in (("--images 2000", "_images_2000"), ("--images 500 --unseen 80", "_images_500_unseen_80")):
+        asked = main_module.arguments_of(["synthetic", *few.split()])
+        assert main_module.result_file("synthetic", asked).name == f"training_synthetic{name}.json"
 
 
 def test_detections_are_turned_with_the_image_and_reach_the_network(samples, priors, tmp_path):
