@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from texalign._draws import Draws, per_sample
-from texalign._rotations import rotation_matrices, rotation_vectors
+from texalign._rotations import rotation_vectors, turned_leaned_rolled
 from texalign.camera import PinholeCamera
 from texalign.hand import FINGERS_UP, HandModel, sample_pose
 
@@ -48,11 +48,7 @@ def _orientation(draws: Draws, view: Tensor) -> Tensor:
     lean = 0.5 * draws.normal().clamp(-2.5, 2.5)
     upright = draws.chance(0.65)
     roll = upright * 0.5 * draws.normal() + (1 - upright) * draws.uniform(low=-torch.pi, high=torch.pi)
-    zero = torch.zeros_like(around)
-    turn = rotation_matrices(torch.stack([zero, around, zero], dim=1))
-    tilt = rotation_matrices(torch.stack([lean, zero, zero], dim=1))
-    in_image = rotation_matrices(torch.stack([zero, zero, roll], dim=1))
-    return in_image @ tilt @ turn @ around.new_tensor(FINGERS_UP)
+    return turned_leaned_rolled(around, lean, roll) @ around.new_tensor(FINGERS_UP)
 
 
 def place_hands(draws: Draws, person: Draws, size: int, gestures: bool) -> Placed:

@@ -52,6 +52,16 @@ def rotation_vectors(matrices: Tensor) -> Tensor:
     return quaternion[..., 1:] * torch.where(small, 2 * torch.ones_like(sine), angle / sine.clamp_min(1e-6))
 
 
+def turned_leaned_rolled(around: Tensor, lean: Tensor, roll: Tensor) -> Tensor:
+    """Rotation matrices (B, 3, 3): first about y, then about x, then about z, by angles (B,) in radians."""
+    zero = torch.zeros_like(around)
+    turn = rotation_matrices(torch.stack([zero, around, zero], 1))
+    tilt = rotation_matrices(torch.stack([lean, zero, zero], 1))
+    in_image = rotation_matrices(torch.stack([zero, zero, roll], 1))
+    with torch.autocast(around.device.type, enabled=False):
+        return in_image @ tilt @ turn
+
+
 def best_rotation(source: Tensor, target: Tensor) -> Tensor:
     """(B, 3, 3), which turns centred points (B, N, 3) onto others best in the sense of least squares (Kabsch, 1976)."""
     u, _, v = torch.linalg.svd(target.transpose(1, 2) @ source)

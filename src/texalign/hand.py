@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from texalign._checks import expect, expect_floating, expect_same_device, expect_tensor
 from texalign._key_poses import FINGER_OF_COLUMN, KEY_POSES, anatomical_angles, perturbed
-from texalign._rotations import rotation_matrices, rotation_vectors
+from texalign._rotations import rotation_matrices, rotation_vectors, turned_leaned_rolled
 from texalign._skinning import blended, bones, joint_rotations
 from texalign.mano import write_mano_fields
 
@@ -304,14 +304,10 @@ def _model(device: torch.device) -> HandModel:
 
 def _view(uniform: Callable[..., Tensor], normal: Callable[..., Tensor]) -> Tensor:
     """Global orientations (B, 3, 3) for a camera with OpenCV axes; see ``sample_pose``."""
-    around, tilt = uniform(1) * (2 * torch.pi), 0.44 * normal(1)
-    roll = torch.where(uniform(1) < 0.75, 0.5 * normal(1), (2 * uniform(1) - 1) * torch.pi)
-    zero = torch.zeros_like(around)
-    turn = rotation_matrices(torch.cat([zero, around, zero], 1))
-    lean = rotation_matrices(torch.cat([tilt, zero, zero], 1))
-    in_image = rotation_matrices(torch.cat([zero, zero, roll], 1))
+    around, tilt = uniform() * (2 * torch.pi), 0.44 * normal()
+    roll = torch.where(uniform() < 0.75, 0.5 * normal(), (2 * uniform() - 1) * torch.pi)
     with torch.autocast(around.device.type, enabled=False):
-        return in_image @ lean @ turn @ around.new_tensor(FINGERS_UP)
+        return turned_leaned_rolled(around, tilt, roll) @ around.new_tensor(FINGERS_UP)
 
 
 def write_mano(path: str | PathLike[str], *, side: Literal["right", "left"] = "right") -> Path:
