@@ -88,8 +88,6 @@ CHANGEABLE = {
 }
 # Generated images to rehearse: the first of those that START was trained on.
 REHEARSED = 4_000
-# Generated images of the tables, to train on and to test on.
-IMAGES, UNSEEN = 20_000, 2_000
 # Frames of the video that are near duplicates are drawn together in the bootstrap.
 FRAMES_A_BLOCK = 5
 
@@ -147,8 +145,8 @@ def arguments_of(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--weak-rate", type=float, help="of the weak labels, instead of that of the arms beside them")
     parser.add_argument("--rates", type=float, nargs="+", default=[3e-5, 1e-4, 3e-4, 1e-3], help="for tune")
     parser.add_argument("--fine-tuned", type=Path, help="a prior trained on the photographs 0 to 297 as well")
-    parser.add_argument("--images", type=int, default=IMAGES, help="synthetic ones to train on")
-    parser.add_argument("--unseen", type=int, default=UNSEEN, help="synthetic ones to test on")
+    parser.add_argument("--images", type=int, default=20_000, help="synthetic ones to train on")
+    parser.add_argument("--unseen", type=int, default=2_000, help="synthetic ones to test on")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--keep", type=Path, default=BENCHMARKS / "unfinished", help="folder of unfinished things")
     finished = BENCHMARKS / "results" / "training_runs"
@@ -166,14 +164,14 @@ def arguments_of(words: list[str] | None = None) -> argparse.Namespace:
 def result_file(name: str, arguments: argparse.Namespace) -> Path:
     """Of a table that is not told where to go: no two kinds of table share one."""
     guided = "_guided" if arguments.guided else ""
-    rate = "" if arguments.rate is None else f"_rate_{arguments.rate:g}"
-    rate += "" if arguments.weak_rate is None else f"_weak_rate_{arguments.weak_rate:g}"
-    against = "" if arguments.against == WEAK else f"_against_{words_of(arguments.against)}"
-    weights = {field: getattr(arguments, field) for field in WEIGHTS.values() if field in CHANGEABLE}
-    changed = "".join(f"_{field}_{value:g}" for field, value in weights.items() if value is not None)
-    changed += "" if arguments.images == IMAGES else f"_images_{arguments.images}"
-    changed += "" if arguments.unseen == UNSEEN else f"_unseen_{arguments.unseen}"
-    return BENCHMARKS / "results" / f"training_{name}{guided}{rate}{changed}{against}.json"
+    weights = (field for field in WEIGHTS.values() if field in CHANGEABLE)
+    default = arguments_of(["real"])
+    changed = ""
+    for field in dict.fromkeys(("rate", "weak_rate", *weights, "images", "unseen")):
+        value = getattr(arguments, field)
+        changed += "" if value == getattr(default, field) else f"_{field}_{value:g}"
+    against = "" if arguments.against == default.against else f"_against_{words_of(arguments.against)}"
+    return BENCHMARKS / "results" / f"training_{name}{guided}{changed}{against}.json"
 
 
 def main() -> None:
