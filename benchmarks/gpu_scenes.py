@@ -12,8 +12,8 @@ from torch import Tensor
 
 import texalign as ta
 from renderer import scene
-from texalign import loss as loss_module
 from texalign.hand import HandModel, sample_pose
+from texalign.loss import dense_texture_alignment_loss as loss_module
 
 TEXTURE_SIZE = 256
 
@@ -67,7 +67,7 @@ def bare_nvdiffrast(surface: ta.HandSurface, scene: Scene, backward: bool) -> Ca
     Clip coordinates, triangles and the mesh's hash are made beforehand; the gradient ends at the clip coordinates.
     """
     dr: Any = importlib.import_module("nvdiffrast.torch")
-    backend: Any = importlib.import_module("texalign.rasterize._nvdiffrast")
+    backend: Any = importlib.import_module("texalign.rasterize.nvdiffrast_backend")
     context = dr.RasterizeCudaContext(device=scene.device)
     points = scene.camera.homogeneous(scene.vertices.detach())
     clip = backend._clip_space(points, scene.size, scene.size, 0.01).detach().requires_grad_()

@@ -19,7 +19,7 @@ from torch import Tensor
 import texalign as ta
 from recording import environment, table, write_json
 from texalign.hand import HandModel, sample_pose
-from texalign.rasterize import _silhouette
+from texalign.rasterize import silhouettes
 
 DISTANCE = 10.0  # metres: f/z is the same all over the hand
 FINER = 8
@@ -40,14 +40,14 @@ def measure(vertices: Tensor, size: int, steps: int) -> dict[str, float]:
     camera = ta.PinholeCamera(torch.full((count, 2), 4.0 * DISTANCE * size), torch.full((count, 2), size / 2))
     texture = torch.ones(1, 3, 8, 8)
     weight = windows(count, size, torch.Generator().manual_seed(0))
-    _silhouette.MAX_STEPS = steps
+    silhouettes.MAX_STEPS = steps
     shift = torch.zeros(count, 1, 2, requires_grad=True)
     moved = torch.cat([vertices[..., :2] + shift, vertices[..., 2:]], dim=-1)
     renderer = ta.TexturedHandRenderer(surface, size, backend="torch")
     out = renderer(moved, camera, texture)
     with torch.no_grad():
         scene = renderer._scene(vertices, camera)
-        pairs = _silhouette.silhouette_pairs(
+        pairs = silhouettes.silhouette_pairs(
             scene.points, surface.faces, surface.twins, scene.found.face_index, scene.found.nearness
         )
     (gradient,) = torch.autograd.grad((out.coverage * weight).sum(), shift)
@@ -84,7 +84,7 @@ def main() -> None:
     vertices = HandModel()(pose).vertices
     vertices = vertices - vertices.mean(dim=1, keepdim=True) + torch.tensor([0.0, 0.0, DISTANCE])
     rows = []
-    walk = _silhouette.MAX_STEPS
+    walk = silhouettes.MAX_STEPS
     for size in (64, 128, 256):
         for method, steps in (("own face only", 1), ("walking", walk)):
             rows.append({"image_size": size, "method": method, **measure(vertices, size, steps)})

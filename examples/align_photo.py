@@ -30,8 +30,8 @@ import torch
 from PIL import Image, ImageOps
 
 import texalign as ta
-from texalign import fitting, viz
-from texalign.hand import HandModel
+from texalign import viz
+from texalign.hand import HandModel, fitting
 
 SIZE, STEPS, MARGIN = 192, 60, 1.6
 KEYPOINT_SCALE, TEXTURE_WEIGHT = SIZE / 16, 2.0

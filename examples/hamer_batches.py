@@ -17,9 +17,8 @@ from torch.nn.functional import grid_sample
 
 import texalign as ta
 from texalign import synthetic
-from texalign._rotations import rotation_matrices, rotation_vectors
 from texalign.adapters import IMAGENET_MEAN, IMAGENET_STD
-from texalign.hand import sample_pose
+from texalign.hand import rotation_matrices, rotation_vectors, sample_pose
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,7 +33,7 @@ from hamer_stand_in import SIZE, Batch, initial_parameters
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from texalign.hand import write_mano
+from texalign.mano import write_mano
 
 BACKBONE_WIDTH = 96
 

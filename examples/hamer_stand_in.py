@@ -23,9 +23,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from texalign import viz
-from texalign._rotations import rotation_matrices
 from texalign.adapters import IMAGENET_MEAN, IMAGENET_STD, unnormalised
-from texalign.hand import FINGERS_UP, HandModel
+from texalign.hand import FINGERS_UP, HandModel, rotation_matrices
 
 Batch = dict[str, Any]
 SIZE, FOCAL = 256, 5000.0  # pixels

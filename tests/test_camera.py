@@ -33,13 +33,13 @@ def test_a_point_on_the_axis_of_a_centred_camera_lies_on_the_corner_between_the_
 
 def test_a_small_triangle_around_a_projected_point_lights_the_pixel_the_convention_names(surface):
     """The whole chain: a point drawn at integer-centre pixel (row 3, column 5) must light array element [3, 5]."""
-    from texalign.rasterize import _torch
+    from texalign.rasterize import torch_backend
 
     K = torch.tensor([[[50.0, 0, 4.0], [0, 50.0, 4.0], [0, 0, 1]]])
     ours = ta.PinholeCamera.from_intrinsics(K, pixel_offset=0.5)
     centre = torch.tensor([(5 - 4) / 50.0, (3 - 4) / 50.0, 1.0])
     triangle = centre + torch.tensor([[-0.005, -0.004, 0], [0.0, 0.006, 0], [0.005, -0.004, 0]])
-    found = _torch.rasterize(ours.homogeneous(triangle[None]), torch.tensor([[0, 1, 2]]), 8, 8, near=0.1)
+    found = torch_backend.rasterize(ours.homogeneous(triangle[None]), torch.tensor([[0, 1, 2]]), 8, 8, near=0.1)
     assert (found.face_index[0] == 0).nonzero().tolist() == [[3, 5]]
 
 

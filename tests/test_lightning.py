@@ -20,8 +20,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import texalign as ta
 from host_network import Batch, batch_of, step_of
 from texalign import viz
-from texalign._loss_watch import LossWatch
+from texalign._internal import MissingExtraError
 from texalign.lightning import TextureAlignmentLogger, _callback_base
+from texalign.loss import LossWatch
 
 SNIPPETS = Path(__file__).parent.parent / "examples" / "snippets"
 SIZE = 32
@@ -472,7 +473,7 @@ def test_the_library_does_not_import_lightning():
 def test_what_is_missing_is_named_with_the_command_that_installs_it(missing, monkeypatch):
     for name in missing:
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(viz.MissingExtraError, match=r'pip install "texalign\[lightning\]"'):
+    with pytest.raises(MissingExtraError, match=r'pip install "texalign\[lightning\]"'):
         _callback_base()
 
 

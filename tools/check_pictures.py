@@ -16,7 +16,7 @@ from torch.nn.functional import avg_pool2d
 import texalign as ta
 from picture_scene import SIZE, PictureScene, picture_scene
 from texalign.adapters import check
-from texalign.adapters._evidence import flipped
+from texalign.adapters.checking.evidence import flipped
 from texalign.viz import contact_sheet, save_png
 
 

@@ -17,7 +17,8 @@ import texalign as ta
 from picture_files import bare, figure, write_figures
 from texalign.hand import FINGERS_UP, HandModel, sample_pose
 from texalign.rasterize import select_backend
-from texalign.viz import overlay, shade, skin_texture, to_uint8, uv_checker
+from texalign.viz import overlay, to_uint8, uv_checker
+from texalign.viz.drawing import shade, skin_texture
 
 SIZE = 320
 RED, GREEN, BLUE = "#c0392b", "#1e8449", "#1f5fa8"

@@ -18,9 +18,10 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from texalign.camera import PinholeCamera
 from texalign.hand import FINGERS_UP, POSE_KINDS, HandModel, sample_pose
-from texalign.renderer import TexturedHandRenderer
+from texalign.render import TexturedHandRenderer
 from texalign.surface import HandSurface
-from texalign.viz import contact_sheet, overlay, save_png, shade, skin_texture, uv_checker
+from texalign.viz import contact_sheet, overlay, save_png, uv_checker
+from texalign.viz.drawing import shade, skin_texture
 
 _DISTANCE = 0.6  # metres from the camera
 _FAIR, _DEEP = 0.12, 0.85  # skin tones

@@ -18,8 +18,7 @@ from torch import Tensor
 import texalign as ta
 from picture_files import bare, figure, write_figures
 from picture_scene import SIZE, PictureScene, picture_scene
-from texalign import photometric
-from texalign.loss import EVIDENCE_LIMIT, LossDetails, carried
+from texalign.loss import EVIDENCE_LIMIT, LossDetails, carried, photometric
 from texalign.viz import to_uint8
 
 START = "#ff8c00"

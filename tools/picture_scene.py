@@ -9,10 +9,17 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 import texalign as ta
-from texalign._rotations import rotation_matrices
-from texalign.fitting import HandParameters, parameters_of_pose, pose_hand
-from texalign.hand import FINGERS_UP, HandModel, sample_pose
-from texalign.viz import overlay, shade, skin_texture
+from texalign.hand import (
+    FINGERS_UP,
+    HandModel,
+    HandParameters,
+    parameters_of_pose,
+    pose_hand,
+    rotation_matrices,
+    sample_pose,
+)
+from texalign.viz import overlay
+from texalign.viz.drawing import shade, skin_texture
 
 SIZE = 256
 _FOCAL, _DEPTH = 620.0, 0.64

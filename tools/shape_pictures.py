@@ -14,8 +14,16 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from texalign import HandSurface, PinholeCamera, TexturedHandRenderer
-from texalign._rotations import rotation_matrices, rotation_vectors
-from texalign.hand import JOINT_NAMES, POSE_JOINT_NAMES, POSE_KINDS, SHAPE_NAMES, HandModel, sample_pose
+from texalign.hand import (
+    JOINT_NAMES,
+    POSE_JOINT_NAMES,
+    POSE_KINDS,
+    SHAPE_NAMES,
+    HandModel,
+    rotation_matrices,
+    rotation_vectors,
+    sample_pose,
+)
 
 SKIN = (0.93, 0.74, 0.64)
 DISTANCE = 4.0  # metres; far away, so that sizes compare

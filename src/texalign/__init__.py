@@ -5,10 +5,9 @@ from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
 from texalign.camera import PinholeCamera
-from texalign.encoder import UVTextureEncoder
 from texalign.loss import DenseTextureAlignmentLoss, LossDetails
-from texalign.observations import UVObservations
-from texalign.renderer import Rendering, TexturedHandRenderer
+from texalign.prior import UVTextureEncoder
+from texalign.render import Rendering, TexturedHandRenderer, UVObservations
 from texalign.surface import HandSurface
 
 try:
@@ -28,13 +27,13 @@ __all__ = [
 ]
 
 _MODULES = (
-    "adapters", "fitting", "hand", "hub", "lightning", "mano", "metrics", "photographs", "pretrain", "rasterize",
-    "synthetic", "viz",
+    "adapters", "hand", "lightning", "loss", "mano", "metrics", "photographs", "pretrain", "prior", "rasterize",
+    "render", "surface", "synthetic", "viz",
 )  # fmt: skip
 
 
 def __getattr__(name: str) -> ModuleType:
-    """The public modules, imported when they are first named: ``texalign.adapters.hamer.attach(…)``."""
+    """The public packages, imported when they are first named: ``texalign.adapters.hamer.attach(…)``."""
     if name in _MODULES:
         return import_module(f"texalign.{name}")
     raise AttributeError(f"module 'texalign' has no attribute {name!r}")

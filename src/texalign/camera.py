@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from texalign._checks import expect, expect_floating
+from texalign._internal import expect, expect_floating
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,10 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from texalign._checks import expect
-from texalign._loss_watch import LossWatch, Sighting
-from texalign.loss import DenseTextureAlignmentLoss
-from texalign.viz import MissingExtraError, alignment_sheet, contact_sheet, save_png, to_uint8
+from texalign._internal import MissingExtraError, expect
+from texalign.loss import DenseTextureAlignmentLoss, LossWatch, Sighting
+from texalign.viz import alignment_sheet, contact_sheet, save_png, to_uint8
 
 LIGHTNING_EXTRA_MISSING = 'texalign.lightning needs lightning and pillow: pip install "texalign[lightning]"'
 

@@ -1,13 +1,13 @@
 """From the outputs of known hand networks to what the loss takes: one file per family."""
 
 from texalign.adapters import hamer
-from texalign.adapters.check import CheckReport, check
-from texalign.adapters.full_image import full_image
+from texalign.adapters.checking import CheckReport, check
+from texalign.adapters.full_image_camera import full_image
 from texalign.adapters.inputs import IMAGENET_MEAN, IMAGENET_STD, LossInputs, unnormalised
-from texalign.adapters.orthographic import orthographic
-from texalign.adapters.root_relative import root_relative
-from texalign.adapters.translation_from_joints import translation_from_joints
-from texalign.adapters.weak_perspective import weak_perspective
+from texalign.adapters.joint_translation import translation_from_joints
+from texalign.adapters.orthographic_camera import orthographic
+from texalign.adapters.root_relative_vertices import root_relative
+from texalign.adapters.weak_perspective_camera import weak_perspective
 
 __all__ = [
     "IMAGENET_MEAN",

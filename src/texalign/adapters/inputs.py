@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from texalign._checks import expect, expect_floating
+from texalign._internal import expect, expect_floating
 from texalign.camera import PinholeCamera
 
 # Below this scale a hand would be tens of kilometres away: no camera, but the network's way of having lost the hand.

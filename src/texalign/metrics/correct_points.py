@@ -8,8 +8,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from texalign._checks import expect, expect_floating, expect_same_device
-from texalign.metrics._pairs import check_among, distances, mean_among, same_shape, within
+from texalign._internal import expect, expect_floating, expect_same_device
+from texalign.metrics.pairs import check_among, distances, mean_among, same_shape, within
 
 # Metres: where FreiHAND and HO3D evaluate their curves, 100 steps from 0 to 50 mm.
 FREIHAND_THRESHOLDS = tuple(0.05 * step / 99 for step in range(100))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from texalign._checks import expect
+from texalign._internal import expect
 from texalign.metrics.correct_points import pck_auc
 from texalign.metrics.nearest_points import f_score
 from texalign.metrics.points import mpjpe_mm, mpvpe_mm, procrustes_aligned

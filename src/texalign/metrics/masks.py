@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from texalign.metrics._pairs import same_shape
+from texalign.metrics.pairs import same_shape
 
 
 def mask_iou(predicted: Tensor, true: Tensor) -> Tensor:

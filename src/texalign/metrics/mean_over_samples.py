@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from texalign._checks import expect
+from texalign._internal import expect
 
 
 class MeanOverSamples:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from texalign._checks import expect_floating, expect_same_device, finite_samples
-from texalign.metrics._pairs import computable
+from texalign._internal import expect_floating, expect_same_device, finite_samples
+from texalign.metrics.pairs import computable
 
 
 def f_score(predicted: Tensor, true: Tensor, threshold: float) -> Tensor:

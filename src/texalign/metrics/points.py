@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from texalign._checks import finite_samples
-from texalign._rotations import best_rotation
-from texalign.metrics._pairs import distances, mean_among, same_shape
+from texalign._internal import finite_samples
+from texalign.hand import best_rotation
+from texalign.metrics.pairs import distances, mean_among, same_shape
 
 
 def point_error(predicted: Tensor, true: Tensor, among: Tensor | None = None) -> Tensor:

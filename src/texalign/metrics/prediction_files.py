@@ -12,8 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from texalign._checks import expect, expect_floating, finite_samples
-from texalign._files import write_whole
+from texalign._internal import expect, expect_floating, finite_samples, write_whole
 from texalign.hand import JOINT_ORDER
 
 # HO3D's joints are the 16 of a pose in MANO's order, then the tips from thumb to little finger: where each is in ours.

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from texalign._checks import expect, expect_same_device
-from texalign.metrics._pairs import same_shape
-from texalign.photometric import structural_similarity
-from texalign.viz import MissingExtraError
+from texalign._internal import MissingExtraError, expect, expect_same_device
+from texalign.loss import structural_similarity
+from texalign.metrics.pairs import same_shape
 
 LPIPS_MISSING = "texalign.metrics.LPIPS needs lpips and torchvision: pip install lpips"
 

@@ -1,0 +1,36 @@
+"""Helpers that every package here shares; nothing of it is public."""
+
+from texalign._internal.assets import hand_asset
+from texalign._internal.checks import (
+    expect,
+    expect_flags,
+    expect_floating,
+    expect_same_device,
+    expect_shape,
+    expect_tensor,
+    finite_samples,
+)
+from texalign._internal.compile import opaque
+from texalign._internal.draws import Draws, per_sample
+from texalign._internal.extras import DEMO_EXTRA_MISSING, MissingExtraError
+from texalign._internal.files import write_whole
+from texalign._internal.windows import box_blur, dilate
+
+__all__ = [
+    "DEMO_EXTRA_MISSING",
+    "Draws",
+    "MissingExtraError",
+    "box_blur",
+    "dilate",
+    "expect",
+    "expect_flags",
+    "expect_floating",
+    "expect_same_device",
+    "expect_shape",
+    "expect_tensor",
+    "finite_samples",
+    "hand_asset",
+    "opaque",
+    "per_sample",
+    "write_whole",
+]

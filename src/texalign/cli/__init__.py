@@ -1,0 +1,5 @@
+"""The command line, `python -m texalign`."""
+
+from texalign.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,6 @@
+"""Folders of photographs with keypoints, and meshes fitted to them."""
+
+from texalign.photographs.fitted import FittedPhotographs, fit_photographs
+from texalign.photographs.folder import Photographs, photograph_ids, read_photographs
+
+__all__ = ["FittedPhotographs", "Photographs", "fit_photographs", "photograph_ids", "read_photographs"]

@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from texalign._internal import expect
+from texalign.surface import HandSurface
+
+# Surface seen at less than about 15 degrees: its colour is smeared over many texels and mixed with what lies behind.
+MINIMUM_COSINE = 0.25
+
+
+@dataclass(frozen=True, eq=False)
+class UVObservations:
+    """What an image shows of a hand's texture: colours at points of the atlas.
+
+    Attributes:
+        uv: (B, N, 2) float in [0, 1]. Differentiable in the vertices that made it.
+        rgb: (B, N, 3) float in [0, 1].
+        valid: (B, N) bool; the rest is padding (zeros).
+    """
+
+    uv: Tensor
+    rgb: Tensor
+    valid: Tensor
+
+    def __post_init__(self) -> None:
+        batch, count = self.valid.shape[:2] if self.valid.dim() == 2 else (-1, -1)
+        expect(self.valid.dim() == 2, "UVObservations", "valid (B, N)", tuple(self.valid.shape))
+        expect(self.uv.shape == (batch, count, 2), "UVObservations", f"uv ({batch}, {count}, 2)", tuple(self.uv.shape))
+        expect(
+            self.rgb.shape == (batch, count, 3), "UVObservations", f"rgb ({batch}, {count}, 3)", tuple(self.rgb.shape)
+        )
+        expect(self.valid.dtype == torch.bool, "UVObservations", "valid of dtype torch.bool", self.valid.dtype)
+
+    def detach(self) -> UVObservations:
+        """The same values without a graph."""
+        return UVObservations(self.uv.detach(), self.rgb.detach(), self.valid)
+
+    def mean_colour(self) -> Tensor:
+        """(B, 3) mean of the valid colours, 0 where there is none."""
+        weight = self.valid[..., None]
+        return (self.rgb * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
+
+    def splat(self, texture_size: int) -> tuple[Tensor, Tensor]:
+        """Spread every observation over the four texels around it, by bilinear weight, and average.
+
+        Returns:
+            texture (B, 3, T, T), 0 where nothing was seen, and the summed weight (B, 1, T, T) of each texel.
+        """
+        batch, count = self.valid.shape
+        position = (self.uv * texture_size - 0.5).clamp(0, texture_size - 1)
+        corner = position.floor()
+        fraction = position - corner
+        sums = self.rgb.new_zeros(batch * texture_size * texture_size, 4)
+        colour = torch.cat([self.rgb, torch.ones_like(self.rgb[..., :1])], dim=-1)
+        sample = torch.arange(batch, device=corner.device)[:, None] * texture_size
+        for dx in (0, 1):
+            for dy in (0, 1):
+                column = (corner[..., 0].to(torch.int64) + dx).clamp(max=texture_size - 1)
+                row = (corner[..., 1].to(torch.int64) + dy).clamp(max=texture_size - 1)
+                weight_x = fraction[..., 0] if dx else 1 - fraction[..., 0]
+                weight_y = fraction[..., 1] if dy else 1 - fraction[..., 1]
+                weight = (weight_x * weight_y * self.valid)[..., None]
+                texel = (sample + row) * texture_size + column
+                sums = sums.index_add(0, texel.reshape(-1), (colour * weight).reshape(batch * count, 4))
+        image = sums.reshape(batch, texture_size, texture_size, 4).permute(0, 3, 1, 2)
+        weight = image[:, 3:]
+        return image[:, :3] / torch.where(weight > 0, weight, 1), weight
+
+
+def face_geometry(vertices: Tensor, faces: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Per face (B, F): the cosine between its outward normal and the direction to the camera, and m² of skin a pixel.
+
+    The cosine is negative for faces seen from inside (through the open wrist).
+    """
+    corner = vertices[:, faces]
+    normal = torch.linalg.cross(corner[:, :, 1] - corner[:, :, 0], corner[:, :, 2] - corner[:, :, 0])
+    centre = corner.mean(dim=2)
+    length = normal.norm(dim=-1) * centre.norm(dim=-1)
+    cosine = -(normal * centre).sum(dim=-1) / length.clamp(min=1e-20)
+    screen = (points[..., :2] / points[..., 2:].clamp(min=1e-6))[:, faces]
+    a, b = screen[:, :, 1] - screen[:, :, 0], screen[:, :, 2] - screen[:, :, 0]
+    pixels = (a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]).abs() / 2
+    return cosine, normal.norm(dim=-1) / 2 / pixels.clamp(min=1e-6)
+
+
+def clean_pixels(face_index: Tensor, depth: Tensor, cosine: Tensor, focal: Tensor) -> Tensor:
+    """(B, H, W) bool: pixels that show one piece of skin, well enough inclined to the camera.
+
+    Left out are the background, faces at a grazing angle or seen from inside, and both sides of depth edges: pixels
+    with a 4-neighbour on the background or farther away in depth than 2 mm plus three times the pixel's own footprint.
+
+    Args:
+        face_index: (B, H, W) int64.
+        depth: (B, H, W) metres.
+        cosine: (B, F) of `face_geometry`.
+        focal: (B, 2) pixels.
+    """
+    covered = face_index >= 0
+    at_pixel = cosine.gather(1, face_index.clamp(min=0).flatten(1)).reshape(face_index.shape)
+    clean = covered & (at_pixel > MINIMUM_COSINE)
+    limit = 0.002 + 3 * depth / focal.mean(dim=1).clamp(min=1e-6)[:, None, None]
+    for axis in (1, 2):
+        length = face_index.shape[axis]
+        if length < 2:
+            continue
+        near, far = slice(0, length - 1), slice(1, length)
+        first = (slice(None), near) if axis == 1 else (slice(None), slice(None), near)
+        second = (slice(None), far) if axis == 1 else (slice(None), slice(None), far)
+        jump = (depth[first] - depth[second]).abs()
+        edge = ~(covered[first] & covered[second]) | (jump > torch.minimum(limit[first], limit[second]))
+        clean[first] &= ~edge
+        clean[second] &= ~edge
+    return clean
+
+
+def observe_pixels(
+    uv: Tensor, image: Tensor, clean: Tensor, weight: Tensor, count: int | None, generator: torch.Generator | None
+) -> UVObservations:
+    """Gather the colours of clean pixels, all of them or `count` drawn with probability proportional to `weight`.
+
+    Args:
+        uv: (B, H, W, 2).
+        image: (B, 3, H, W).
+        clean: (B, H, W) bool.
+        weight: (B, H, W) float > 0, the surface a pixel stands for, so that the draw is even over the surface.
+        count: how many a sample; None takes all, padded to the fullest sample of the batch.
+        generator: of the tensors' device; None uses torch's own.
+    """
+    height, width = clean.shape[1:]
+    clean, flat_uv = clean.flatten(1), uv.flatten(1, 2)
+    if count is None:
+        score = clean.to(torch.float32)
+        most = int(clean.sum(dim=1).max()) if clean.numel() else 0
+        # A stable sort keeps the pixels in reading order.
+        picked = score.argsort(dim=1, descending=True, stable=True)[:, :most]
+    else:
+        # The largest of log(u) / w is drawn with probability proportional to w, without replacement
+        # (Efraimidis and Spirakis, "Weighted random sampling with a reservoir", 2006).
+        uniform = torch.rand(clean.shape, generator=generator, device=clean.device).clamp(min=1e-12)
+        score = torch.where(clean, uniform.log() / weight.flatten(1).clamp(min=1e-20), -torch.inf)
+        picked = score.topk(min(count, height * width), dim=1).indices
+    valid = clean.gather(1, picked)
+    rows = picked[..., None]
+    chosen_uv = flat_uv.gather(1, rows.expand(-1, -1, 2)) * valid[..., None]
+    rgb = image.flatten(2).transpose(1, 2).gather(1, rows.expand(-1, -1, 3)) * valid[..., None]
+    missing = 0 if count is None else count - picked.shape[1]
+    if missing:
+        chosen_uv = torch.nn.functional.pad(chosen_uv, (0, 0, 0, missing))
+        rgb = torch.nn.functional.pad(rgb, (0, 0, 0, missing))
+        valid = torch.nn.functional.pad(valid, (0, missing))
+    return UVObservations(chosen_uv, rgb, valid)
+
+
+def unwrap_image(
+    surface: HandSurface, vertices: Tensor, points: Tensor, image: Tensor, clean: Tensor, depth: Tensor, size: int
+) -> tuple[Tensor, Tensor]:
+    """Look every texel's point up in the image, if the camera sees it there.
+
+    Args:
+        surface: the hand's topology and atlas.
+        vertices: (B, V, 3) metres.
+        points: (B, V, 3) the same, in homogeneous pixels.
+        image: (B, 3, H, W).
+        clean: (B, H, W) bool of `clean_pixels`.
+        depth: (B, H, W) metres.
+        size: T.
+
+    Returns:
+        texture (B, 3, T, T), 0 where not visible, differentiable in image and vertices; and visibility (B, 1, T, T).
+    """
+    batch, height, width = clean.shape
+    texels = surface.texel_map(size)
+    inside = (texels.face_index.reshape(-1) >= 0).nonzero()[:, 0]
+    face = texels.face_index.reshape(-1)[inside]
+    barycentric = texels.barycentric.reshape(-1, 3)[inside].to(points.dtype)
+    texel_points = (points[:, surface.faces[face]] * barycentric[None, :, :, None]).sum(dim=2)
+    texel_depth = texel_points[..., 2]
+    pixel = texel_points[..., :2] / texel_depth.clamp(min=1e-6)[..., None]
+    with torch.no_grad():
+        column, row = pixel.floor().clamp(-1e6, 1e6).to(torch.int64).unbind(-1)
+        in_frame = (column >= 0) & (column < width) & (row >= 0) & (row < height) & (texel_depth > 0)
+        index = row.clamp(0, max(height - 1, 0)) * width + column.clamp(0, max(width - 1, 0))
+        seen_depth = depth.flatten(1).gather(1, index)
+        seen_clean = clean.flatten(1).gather(1, index)
+        corner = vertices[:, surface.faces[face]]
+        normal = torch.linalg.cross(corner[:, :, 1] - corner[:, :, 0], corner[:, :, 2] - corner[:, :, 0])
+        facing = (normal * corner.mean(dim=2)).sum(dim=-1) < 0
+        visible = in_frame & seen_clean & facing & ((texel_depth - seen_depth).abs() < 0.005)
+    place = torch.stack([pixel[..., 0] * (2 / width), pixel[..., 1] * (2 / height)], dim=-1) - 1
+    # Texels out of sight may project anywhere, even to infinity: look nothing up for them.
+    grid = torch.where(visible[..., None], place, torch.zeros_like(pixel))
+    colour = torch.nn.functional.grid_sample(
+        image, grid[:, None], mode="bilinear", padding_mode="border", align_corners=False
+    )[:, :, 0]
+    values = torch.cat([colour, torch.ones_like(colour[:, :1])], dim=1) * visible[:, None]
+    dense = values.new_zeros(batch, 4, size * size).index_copy(2, inside, values).reshape(batch, 4, size, size)
+    return dense[:, :3], dense[:, 3:].detach()

@@ -1,0 +1,6 @@
+"""A hand's topology and its UV atlas."""
+
+from texalign.surface.hand_surface import HandSurface, TexelMap, vertex_normals
+from texalign.surface.topology import relative_winding, twin_edges
+
+__all__ = ["HandSurface", "TexelMap", "relative_winding", "twin_edges", "vertex_normals"]

@@ -1,0 +1,177 @@
+"""Plain index arithmetic on faces, in numpy: checks, adjacency, boundary loops, identities, and the OBJ reader."""
+
+from __future__ import annotations
+
+import hashlib
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from texalign._internal import expect
+
+
+def directed_edges(faces: np.ndarray) -> np.ndarray:
+    """(F, 3) → (F, 3, 2): edge i of a face runs from corner i + 1 to corner i + 2, opposite corner i."""
+    return np.stack([np.roll(faces, -1, axis=1), np.roll(faces, -2, axis=1)], axis=-1)
+
+
+def check_topology(faces: np.ndarray, uv: np.ndarray, uv_faces: np.ndarray, vertex_count: int) -> None:
+    """Raise a ValueError that names the first offending element."""
+    who = "HandSurface"
+    expect(faces.ndim == 2 and faces.shape[1] == 3 and len(faces) > 0, who, "faces (F, 3)", faces.shape)
+    expect(uv.ndim == 2 and uv.shape[1] == 2, who, "uv (U, 2)", uv.shape)
+    expect(uv_faces.shape == faces.shape, who, f"uv_faces {faces.shape} like faces", uv_faces.shape)
+    for name, indices, count in (("faces", faces, vertex_count), ("uv_faces", uv_faces, len(uv))):
+        expect(indices.dtype.kind in "iu", who, f"{name} of an integer dtype", indices.dtype)
+        bad = ((indices < 0) | (indices >= count)).any(axis=1)
+        if bad.any():
+            index = int(bad.argmax())
+            expect(False, who, f"indices in {name} from 0 to {count - 1}", f"face {index} = {_text(indices[index])}")
+    bad = ~((uv >= 0) & (uv <= 1)).all(axis=1)
+    if bad.any():
+        index = int(bad.argmax())
+        expect(False, who, "uv in [0, 1]", f"uv {index} = {_text(uv[index])}")
+    bad = (faces == np.roll(faces, 1, axis=1)).any(axis=1)
+    if bad.any():
+        index = int(bad.argmax())
+        expect(False, who, "three different vertices a face", f"face {index} = {_text(faces[index])}")
+    _check_edges(faces)
+
+
+def _check_edges(faces: np.ndarray) -> None:
+    edges = directed_edges(faces).reshape(-1, 2)
+    _, inverse, counts = np.unique(np.sort(edges, axis=1), axis=0, return_inverse=True, return_counts=True)
+    inverse = inverse.reshape(-1)
+    crowded = counts[inverse] > 2
+    if crowded.any():
+        edge = int(crowded.argmax())
+        sharing = np.unique((inverse == inverse[edge]).nonzero()[0] // 3)
+        expect(
+            False,
+            "HandSurface",
+            "at most two faces at an edge (a manifold)",
+            f"edge {_text(np.sort(edges[edge]))} in faces {_text(sharing)}",
+        )
+    _, inverse, counts = np.unique(edges, axis=0, return_inverse=True, return_counts=True)
+    inverse = inverse.reshape(-1)
+    repeated = counts[inverse] > 1
+    if repeated.any():
+        edge = int(repeated.argmax())
+        sharing = (inverse == inverse[edge]).nonzero()[0] // 3
+        expect(
+            False,
+            "HandSurface",
+            "neighbouring faces with one winding",
+            f"faces {_text(sharing)} that both walk edge {_text(edges[edge])} in the same direction",
+        )
+
+
+def edge_table(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each edge once, (E, 2), lower vertex first, and the faces on either side, (E, 2), -1 at the boundary."""
+    directed = np.sort(directed_edges(faces).reshape(-1, 2), axis=1)
+    edges, inverse = np.unique(directed, axis=0, return_inverse=True)
+    edge_faces = np.full((len(edges), 2), -1, dtype=np.int64)
+    for position, edge in enumerate(inverse.reshape(-1)):
+        edge_faces[edge, int(edge_faces[edge, 0] >= 0)] = position // 3
+    return edges.astype(np.int64), edge_faces
+
+
+def twin_edges(faces: np.ndarray) -> np.ndarray:
+    """(F, 3): for each face's edge i its number 3·face + edge in the face across it, -1 at the boundary."""
+    edges = [(int(a), int(b)) for a, b in directed_edges(faces).reshape(-1, 2)]
+    number = {edge: position for position, edge in enumerate(edges)}
+    return np.array([number.get((b, a), -1) for a, b in edges], dtype=np.int64).reshape(faces.shape)
+
+
+def boundary_loops(faces: np.ndarray) -> list[tuple[int, ...]]:
+    """Closed loops of boundary vertices, walked as the faces walk them, each from its lowest vertex."""
+    edges = {(int(a), int(b)) for a, b in directed_edges(faces).reshape(-1, 2)}
+    following: dict[int, list[int]] = {}
+    for a, b in sorted(edges):
+        if (b, a) not in edges:
+            following.setdefault(a, []).append(b)
+    loops = []
+    while following:
+        start = min(following)
+        loop, vertex = [start], following[start].pop(0)
+        while vertex != start:
+            loop.append(vertex)
+            vertex = following[vertex].pop(0)
+        following = {key: value for key, value in following.items() if value}
+        loops.append(tuple(loop))
+    return loops
+
+
+def atlas_digest(faces: np.ndarray, uv: np.ndarray, uv_faces: np.ndarray) -> str:
+    """16 hexadecimal digits of which vertices' corners lie at which uv, whatever the order in which that is written.
+
+    The order and rotation of faces, the winding of all of them, the numbering of uv and faces without area in the atlas
+    change nothing.
+    """
+    order = np.argsort(faces, axis=1)
+    corners = np.take_along_axis(uv_faces, order, axis=1)
+    points = uv.astype("<f4") + np.float32(0)  # −0 becomes 0, and equal numbers have equal bits
+    a, b, c = np.moveaxis(points[corners].astype(np.float64), 1, 0)
+    has_area = (b - a)[:, 0] * (c - a)[:, 1] != (b - a)[:, 1] * (c - a)[:, 0]
+    bits = points.view("<u4")[corners].astype("<i8").reshape(-1, 6)
+    rows = np.concatenate([np.take_along_axis(faces, order, axis=1), bits], axis=1)[has_area]
+    rows = np.ascontiguousarray(rows[np.lexsort(rows.T[::-1])], dtype="<i8")
+    return hashlib.sha256(str(rows.shape).encode() + rows.tobytes()).hexdigest()[:16]
+
+
+def relative_winding(faces: np.ndarray, others: np.ndarray) -> int:
+    """1 if both hold the same faces in any order and rotation, -1 if all are wound the other way, 0 if neither."""
+    if len(faces) != len(others):
+        return 0
+    mine = _from_lowest(faces)
+    for sign in (1, -1):
+        if np.array_equal(mine, _from_lowest(others[:, ::sign])):
+            return sign
+    return 0
+
+
+def _from_lowest(faces: np.ndarray) -> np.ndarray:
+    """The faces in one order, each from its lowest vertex."""
+    turn = (np.argmin(faces, axis=1)[:, None] + np.arange(3)) % 3
+    turned = np.take_along_axis(faces, turn, axis=1)
+    return turned[np.lexsort(turned.T[::-1])]
+
+
+def read_obj(path: Path) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
+    """Vertex count, faces, uv (v down) and uv_faces of an OBJ file."""
+    vertex_count = 0
+    uv: list[tuple[float, float]] = []
+    faces: list[tuple[int, int, int]] = []
+    uv_faces: list[tuple[int, int, int]] = []
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, start=1):
+            words = line.split()
+            if not words:
+                continue
+            if words[0] == "v":
+                vertex_count += 1
+            elif words[0] == "vt":
+                uv.append((float(words[1]), 1.0 - float(words[2])))
+            elif words[0] == "f":
+                corners = [_obj_corner(word, vertex_count, len(uv), number) for word in words[1:]]
+                expect(len(corners) >= 3, f"{path.name} line {number}", "a face of three corners or more", line.strip())
+                for second, third in pairwise(corners[1:]):
+                    faces.append((corners[0][0], second[0], third[0]))
+                    uv_faces.append((corners[0][1], second[1], third[1]))
+    expect(len(faces) > 0, path.name, "an OBJ file with faces (f lines)", "none")
+    return vertex_count, np.array(faces), np.array(uv, dtype=np.float64).reshape(-1, 2), np.array(uv_faces)
+
+
+def _obj_corner(word: str, vertex_count: int, uv_count: int, line: int) -> tuple[int, int]:
+    parts = word.split("/")
+    expect(
+        len(parts) >= 2 and parts[1] != "", f"OBJ line {line}", "corners with texture coordinates (v/vt)", repr(word)
+    )
+    # OBJ counts from 1; negative numbers count back from the last element read.
+    vertex, texture = int(parts[0]), int(parts[1])
+    return (vertex - 1 if vertex > 0 else vertex_count + vertex, texture - 1 if texture > 0 else uv_count + texture)
+
+
+def _text(values: np.ndarray) -> str:
+    return "(" + ", ".join(f"{value:g}" for value in np.asarray(values).tolist()) + ")"

@@ -1,0 +1,700 @@
+"""The adapter on examples/hamer_stand_in.py, and the same tests on the real HaMeR where HAMER_ROOT names a checkout."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+import texalign as ta
+from texalign.adapters import hamer as adapter
+from texalign.adapters.hamer.wrapped_method import WrappedMethod
+
+pytest_plugins = ("real_hamer",)  # the fixtures
+
+PARTS = {"loss_texture", "texture_residual", "texture_skipped", "texture_weight"}
+ALL = 64 * 64  # as many observations as pixels: nothing is left to the draw
+
+
+@pytest.fixture(scope="session")
+def prior():
+    return ta.UVTextureEncoder.from_pretrained()
+
+
+@pytest.fixture
+def loss_of(surface, prior):
+    def make(size=64, train_texture=False, **options):
+        encoder = copy.deepcopy(prior) if train_texture else prior
+        renderer = ta.TexturedHandRenderer(surface, size, backend="torch")
+        return ta.DenseTextureAlignmentLoss(renderer, encoder, train_texture=train_texture, **options)
+
+    return make
+
+
+def leaves(output):
+    """The output with the two tensors that the texture's loss differentiates as leaves."""
+    fresh = dict(output)
+    for name in ("pred_cam", "pred_vertices"):
+        fresh[name] = output[name].detach().clone().requires_grad_()
+    return fresh
+
+
+def predicted(hamer, batch):
+    """The true output with some of HaMeR's own errors: 3 pixels aside."""
+    output = hamer.truth(batch)
+    output["pred_vertices"] = output["pred_vertices"] + torch.tensor([0.003, 0.0, 0.0])
+    return output
+
+
+# --- what is added -----------------------------------------------------------
+
+
+def test_the_models_loss_and_the_textures_are_added(hamer, loss_of):
+    model, batch = hamer.make_model(0), hamer.training_batch(3, seed=1)
+    output = predicted(hamer, batch)
+    own = model.compute_loss(batch, output, train=True)
+    before = dict(output["losses"])
+    loss_fn = loss_of(token_count=ALL, reduction="none")
+    handle = adapter.attach(model, loss_fn, weight=0.5)
+    total = model.compute_loss(batch, output, train=True)
+    each = loss_fn(*handle.loss_inputs(batch, output))
+    assert (each < -1).all()
+    torch.testing.assert_close(total, own + 0.5 * each.sum())
+    losses = output["losses"]
+    assert set(losses) == set(before) | PARTS
+    for name, value in losses.items():
+        assert isinstance(value, torch.Tensor) and value.dim() == 0 and not value.requires_grad, name
+        if name in before and name != "loss":
+            assert torch.equal(value, before[name]), name
+    torch.testing.assert_close(losses["loss"], total)
+    torch.testing.assert_close(losses["loss_texture"], each.sum())
+    assert losses["texture_weight"] == 0.5 and losses["texture_skipped"] == 0
+    assert 0.005 < losses["texture_residual"] < 0.3
+    assert handle.batches == 1
+
+
+def test_it_is_a_sum_over_the_batch(hamer, loss_of):
+    model, batch = hamer.make_model(0), hamer.training_batch(1, seed=2)
+    adapter.attach(model, loss_of(token_count=ALL), weight=1.0)
+    values = []
+    for count in (1, 2, 4):
+        repeated = torch.utils.data.default_collate([first(batch)] * count)
+        output = predicted(hamer, repeated)
+        model.compute_loss(repeated, output, train=True)
+        values.append(float(output["losses"]["loss_texture"]))
+    assert values[0] < -1
+    assert values[1] == pytest.approx(2 * values[0], rel=1e-4) and values[2] == pytest.approx(4 * values[0], rel=1e-4)
+
+
+def first(batch):
+    if isinstance(batch, dict):
+        return {name: first(value) for name, value in batch.items()}
+    return batch[0]
+
+
+def test_the_gradient_reaches_the_networks_parameters_and_its_camera(hamer, loss_of):
+    model, batch = hamer.make_model(0), hamer.training_batch(2, seed=3)
+    output = leaves(predicted(hamer, batch))
+    handle = adapter.attach(model, loss_of())
+    handle.loss_fn(*handle.loss_inputs(batch, output)).backward()
+    for name in ("pred_cam", "pred_vertices"):
+        assert torch.isfinite(output[name].grad).all() and (output[name].grad.abs().flatten(1).amax(1) > 1e-3).all()
+    network = model.forward_step(batch, train=True)
+    inputs = handle.loss_inputs(batch, network)
+    inputs.vertices.square().sum().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.mano_head.parameters())
+
+
+def test_the_loss_is_lower_at_the_true_pose_than_beside_it(hamer, loss_of):
+    batch = hamer.training_batch(8, seed=4)
+    handle = adapter.attach(hamer.make_model(0), loss_of(256, reduction="none"))
+    output = hamer.truth(batch)
+    generator, directions = torch.Generator(), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        at_truth = handle.loss_fn(*handle.loss_inputs(batch, output), generator=generator.manual_seed(0))
+        for pixels in (8, 16):
+            direction = nn.functional.normalize(torch.randn(8, 2, generator=directions), dim=1)
+            step = torch.cat([direction, torch.zeros(8, 1)], 1) * pixels * output["pred_cam_t"][:, 2:] / 5000
+            moved = {**output, "pred_vertices": output["pred_vertices"] + step[:, None]}
+            beside = handle.loss_fn(*handle.loss_inputs(batch, moved), generator=generator.manual_seed(0))
+            assert (beside > at_truth).sum() >= 7, (pixels, beside - at_truth)
+            assert (beside - at_truth).mean() > 0.05 * pixels
+
+
+def test_the_half_pixel_is_where_hamers_crops_have_it(hamer, loss_of):
+    """The area between mesh and mask is smallest at an offset of 0.5, of those half a pixel away."""
+    batch = hamer.training_batch(6, seed=5)
+    output = hamer.truth(batch)
+    areas = {}
+    for offset in (0.0, 0.5, 1.0):
+        handle = adapter.attach(hamer.make_model(0), loss_of(256), pixel_offset=offset)
+        vertices, camera, image, mask, valid = handle.loss_inputs(batch, output)
+        assert image.shape == (6, 3, 256, 256) and torch.equal(camera.principal, torch.full((6, 2), 128 + offset))
+        coverage = handle.loss_fn.renderer(vertices, camera, image[:, :, :64, :64]).coverage
+        areas[offset] = float(((coverage - mask).abs() * valid).sum())
+    assert areas[0.5] < 0.97 * areas[0.0] and areas[0.5] < 0.97 * areas[1.0], areas
+
+
+# --- what a batch holds --------------------------------------------------------
+
+
+def test_the_image_comes_back_to_rgb(hamer):
+    batch = hamer.training_batch(2, seed=6)
+    image = adapter.loss_inputs(batch, hamer.truth(batch)).image
+    assert image.min() >= 0 and image.max() <= 1 and 0.2 < image[image > 0.01].mean() < 0.8
+    mean, std = (torch.tensor(values)[:, None, None] for values in (adapter.IMAGENET_MEAN, adapter.IMAGENET_STD))
+    torch.testing.assert_close((image - mean) / std, batch["img"], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("by", ["_trans", "black"])
+def test_padding_is_told_from_the_photograph(hamer, by):
+    """By the crop's affine map, and without one by its exact black. The two agree but for a border and black things."""
+    batch = hamer.training_batch(6, seed=7, segmented=False, box_scale=3.0)
+    if by == "black":
+        batch = {name: value for name, value in batch.items() if name != "_trans"}
+    valid = adapter.loss_inputs(batch, hamer.truth(batch)).valid
+    photographed = batch["mask"][:, None] > 0.99  # without a segmentation the loader's mask says where a photograph is
+    padded = batch["mask"][:, None] == 0
+    assert photographed.any() and padded.any()
+    assert (valid[padded] == 0).all()
+    assert (valid[photographed] == 1).float().mean() > (0.97 if by == "_trans" else 0.9)
+
+
+def test_a_mask_of_ones_is_no_segmentation_and_padding_no_background(hamer, loss_of):
+    """What the loader gives without a segmentation is treated as if it gave none."""
+    batch = hamer.training_batch(4, seed=7, segmented=False, box_scale=3.0)
+    output = leaves(predicted(hamer, batch))
+    bare = {name: value for name, value in batch.items() if name != "mask"}
+    handle = adapter.attach(hamer.make_model(0), loss_of(token_count=ALL, reduction="none"))
+    with_mask, without = (handle.loss_fn(*handle.loss_inputs(b, output)) for b in (batch, bare))
+    torch.testing.assert_close(with_mask, without, atol=2e-2, rtol=0)
+    segmented = hamer.training_batch(4, seed=7, box_scale=3.0)
+    with_segmentation = handle.loss_fn(*handle.loss_inputs(segmented, output))
+    assert (with_segmentation - without).abs().max() > 0.05
+
+
+def test_neither_mask_nor_right_is_needed_and_right_is_not_read(hamer):
+    batch = hamer.training_batch(2, seed=8)
+    output = hamer.truth(batch)
+    bare = adapter.loss_inputs({"img": batch["img"]}, output)
+    assert bare.mask is None and bare.valid is not None
+    told = adapter.loss_inputs({"img": batch["img"], "right": torch.zeros(2)}, output)
+    assert torch.equal(told.vertices, bare.vertices) and torch.equal(told.image, bare.image)
+
+
+def test_a_smaller_renderer_sees_the_same_scene(hamer, loss_of):
+    batch = hamer.training_batch(2, seed=9)
+    output = hamer.truth(batch)
+    small, large = (adapter.attach(hamer.make_model(0), loss_of(size)).loss_inputs(batch, output) for size in (64, 256))
+    assert small.image.shape == (2, 3, 64, 64) and small.mask.shape == small.valid.shape == (2, 1, 64, 64)
+    torch.testing.assert_close(4 * small.camera.project(small.vertices), large.camera.project(large.vertices))
+    assert small.valid.unique().tolist() == [0, 1]
+
+
+# --- half precision ----------------------------------------------------------
+
+
+def test_under_bfloat16_the_camera_is_exact_and_the_loss_in_float32(hamer, loss_of):
+    """The model's own focal length is then 4992 and its translation rounded; pred_cam in float32 is all it takes."""
+    model, batch = hamer.make_model(0), hamer.training_batch(2, seed=10)
+    handle = adapter.attach(model, loss_of())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = model.forward_step(batch, train=True)
+        inputs = handle.loss_inputs(batch, output)
+        loss = model.compute_loss(batch, output, train=True)
+    assert inputs.vertices.dtype == inputs.camera.focal.dtype == inputs.image.dtype == torch.float32
+    assert torch.equal(inputs.camera.focal, torch.full((2, 2), 1250.0))
+    depth = 2 * 5000.0 / (256 * output["pred_cam"][:, 0].float())
+    shift = (inputs.vertices - output["pred_vertices"].float())[..., 2]
+    torch.testing.assert_close(shift, depth[:, None].expand_as(shift), rtol=1e-5, atol=1e-4)
+    assert torch.isfinite(loss)
+    loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.get_parameters() if p.grad is not None)
+
+
+def test_recomputed_vertices_are_not_rounded(hamer, loss_of):
+    model, batch = hamer.make_model(0), hamer.training_batch(4, seed=11)
+    handle = adapter.attach(model, loss_of(), recompute_vertices=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = model.forward_step(batch, train=True)
+        again = handle.loss_inputs(batch, output).vertices
+    parameters = {name: value.float() for name, value in output["pred_mano_params"].items()}
+    exact = model.mano(**parameters, pose2rot=False).vertices
+    rounded = output["pred_vertices"]
+    again = again - (again.mean(1) - exact.mean(1))[:, None]
+    assert (rounded - exact).norm(dim=2).mean() > 1e-4
+    assert (again - exact).norm(dim=2).max() < 1e-6
+    again.square().sum().backward()
+    assert all(p.grad is not None for p in model.mano_head.parameters())
+
+
+# --- bad samples ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, 1e-12, -3.90625e-12, torch.nan, torch.inf])
+def test_a_scale_that_is_no_camera_skips_its_sample(hamer, loss_of, scale):
+    model, batch = hamer.make_model(0), hamer.training_batch(2, seed=12)
+    handle = adapter.attach(model, loss_of(token_count=ALL, reduction="none"))
+    expected = handle.loss_fn(*handle.loss_inputs(batch, predicted(hamer, batch)))
+    output = leaves(predicted(hamer, batch))
+    with torch.no_grad():
+        output["pred_cam"][1, 0] = scale
+    each = handle.loss_fn(*handle.loss_inputs(batch, output))
+    each.sum().backward()
+    assert each[1] == 0
+    torch.testing.assert_close(each[0], expected[0])
+    for name in ("pred_cam", "pred_vertices"):
+        assert torch.isfinite(output[name].grad).all() and (output[name].grad[1] == 0).all()
+        assert output[name].grad[0].abs().max() > 0
+    model.compute_loss(batch, output, train=True)
+    model.compute_loss(batch, output, train=False)
+    assert output["losses"]["texture_skipped"] == 1 and handle.skipped == 1  # training batches are counted
+
+
+def test_a_batch_without_a_usable_hand_is_a_zero_in_the_graph(hamer, loss_of):
+    model, batch = hamer.make_model(0), hamer.training_batch(2, seed=12)
+    adapter.attach(model, loss_of())
+    output = leaves(predicted(hamer, batch))
+    with torch.no_grad():
+        output["pred_vertices"].fill_(torch.nan)
+    model.compute_loss(batch, output, train=True)
+    assert output["losses"]["loss_texture"] == 0
+    handle_inputs = adapter.loss_inputs(batch, output)
+    loss_of(256)(*handle_inputs).backward()
+    assert (output["pred_vertices"].grad == 0).all() and (output["pred_cam"].grad == 0).all()
+
+
+def test_the_gradient_is_bounded_by_sample(hamer, loss_of):
+    batch = hamer.training_batch(3, seed=13)
+    output = leaves(predicted(hamer, batch))
+    model = hamer.make_model(0)
+    adapter.attach(model, loss_of(max_grad=0.5), weight=2.0)
+    total = model.compute_loss(batch, output, train=True)
+    (gradient,) = torch.autograd.grad(total, output["pred_vertices"])
+    torch.testing.assert_close(gradient.flatten(1).norm(dim=1), torch.full((3,), 2.0 * 0.5), rtol=1e-3, atol=0)
+
+
+# --- nothing of it is in the model ---------------------------------------------
+
+
+def same_state(a, b):
+    return list(a) == list(b) and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_nothing_enters_the_model_its_copies_or_its_pickle(hamer, loss_of):
+    model, batch = hamer.make_model(0), hamer.training_batch(2, seed=14)
+    state, names = copy.deepcopy(model.state_dict()), [name for name, _ in model.named_parameters()]
+    modules, attributes = [name for name, _ in model.named_modules()], set(vars(model))
+    own = model.compute_loss(batch, predicted(hamer, batch), train=True)
+    handle = adapter.attach(model, loss_of(train_texture=True), weight=1.0)
+    with_texture = model.compute_loss(batch, predicted(hamer, batch), train=True)
+    assert (with_texture - own).abs() > 0.1
+    assert same_state(model.state_dict(), state) and [name for name, _ in model.named_parameters()] == names
+    assert [name for name, _ in model.named_modules()] == modules
+    assert not {id(p) for p in model.get_parameters()} & {id(p) for p in handle.loss_fn.parameters()}
+    for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), copy.copy(model)):
+        assert same_state(again.state_dict(), state)
+        if again.compute_loss is not model.compute_loss:  # a shallow copy shares everything
+            assert not isinstance(again.compute_loss, WrappedMethod) and again.compute_loss.__self__ is again
+            torch.testing.assert_close(again.compute_loss(batch, predicted(hamer, batch), train=True), own)
+    copied = copy.deepcopy(copy.deepcopy(model))
+    assert copied.compute_loss.__self__ is copied
+    handle.detach()
+    assert set(vars(model)) == attributes and model.compute_loss.__func__ is type(model).compute_loss
+    assert same_state(model.state_dict(), state)
+    assert torch.equal(model.compute_loss(batch, predicted(hamer, batch), train=True), own)
+
+
+def test_another_wrapper_below_is_kept_and_one_above_must_go_first(hamer, loss_of):
+    model, batch = hamer.make_model(0), hamer.training_batch(2, seed=14)
+    calls = []
+    original = model.compute_loss
+
+    def spy(*args, **kwargs):
+        calls.append(args)
+        return original(*args, **kwargs)
+
+    model.compute_loss = spy
+    handle = adapter.attach(model, loss_of())
+    model.compute_loss(batch, model.forward_step(batch))
+    assert len(calls) == 1
+    above = model.compute_loss
+    model.compute_loss = lambda *args, **kwargs: above(*args, **kwargs)
+    with pytest.raises(ValueError, match="last in, first out"):
+        handle.detach()
+    model.compute_loss = above
+    handle.detach()
+    assert model.compute_loss is spy
+    handle.detach()  # a second time does nothing
+
+
+def test_the_models_random_numbers_are_those_it_had_without(hamer, loss_of):
+    model, batch = hamer.make_model(0), hamer.training_batch(2, seed=15)
+    output = predicted(hamer, batch)
+    handle = adapter.attach(model, loss_of(token_count=64))
+    torch.manual_seed(0)
+    first_value = model.compute_loss(batch, output, train=True)
+    drawn = torch.rand(1)
+    torch.manual_seed(0)
+    assert torch.equal(torch.rand(1), drawn)
+    assert model.compute_loss(batch, output, train=True) != first_value  # another draw, of its own
+    handle.detach()
+    adapter.attach(model, loss_of(token_count=64))
+    assert torch.equal(model.compute_loss(batch, output, train=True), first_value)
+
+
+# --- training ------------------------------------------------------------------
+
+
+class Batches(torch.utils.data.Dataset):
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, index):
+        return self.batches[index]
+
+
+def loader(*batches):
+    return DataLoader(Batches(batches), batch_size=None)
+
+
+def trainer_in(folder, **options):
+    options = {"max_epochs": 1, "enable_progress_bar": False, "enable_model_summary": False, "logger": False} | options
+    return pl.Trainer(accelerator="cpu", default_root_dir=folder, enable_checkpointing=False, **options)
+
+
+@pytest.fixture
+def quiet():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@pytest.mark.usefixtures("quiet")
+def test_under_lightning_it_counts_batches_where_global_step_counts_twice(hamer, loss_of, tmp_path):
+    """training_step and validation_step as they are, manual optimisation, and the parts in TensorBoard."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    model = hamer.make_model(0)
+    model.cfg.GENERAL.LOG_STEPS = 2
+    handle = adapter.attach(model, loss_of(), weight=0.1, warm_up=4)
+    batches = [hamer.joint_batch(2, seed=seed) for seed in (20, 21, 22)]
+    logger = pl.loggers.TensorBoardLogger(tmp_path)
+    trainer = trainer_in(tmp_path, logger=logger, num_sanity_val_steps=1)
+    validation = hamer.training_batch(2, seed=23)
+    trainer.fit(model, loader(*batches), loader(validation))
+    assert handle.batches == 3 and trainer.global_step == 6
+    events = EventAccumulator(logger.log_dir)
+    events.Reload()
+    logged = events.Tags()["scalars"]
+    assert {f"{mode}/{part}" for mode in ("train", "val") for part in PARTS} <= set(logged)
+    weights = [event.value for event in events.Scalars("train/texture_weight")]
+    assert weights == pytest.approx([0.025, 0.05, 0.075])
+    assert events.Scalars("val/texture_weight")[-1].value == pytest.approx(0.075)
+    residual = [event.value for event in events.Scalars("train/texture_residual")]
+    assert all(0 < value < 1 for value in residual)
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_checkpoint_holds_nothing_of_it_and_loads_strictly_without(hamer, loss_of, tmp_path):
+    model = hamer.make_model(0)
+    adapter.attach(model, loss_of(train_texture=True))
+    trainer = trainer_in(tmp_path)
+    trainer.fit(model, loader(hamer.joint_batch(2, seed=20)))
+    trainer.save_checkpoint(tmp_path / "with.ckpt")
+    plain = hamer.make_model(0)
+    trainer = trainer_in(tmp_path)
+    trainer.fit(plain, loader(hamer.joint_batch(2, seed=20)))
+    trainer.save_checkpoint(tmp_path / "without.ckpt")
+    with_it, without = (torch.load(tmp_path / f"{n}.ckpt", weights_only=False) for n in ("with", "without"))
+    assert list(with_it["state_dict"]) == list(without["state_dict"]) and set(with_it) == set(without)
+    assert len(with_it["optimizer_states"]) == len(without["optimizer_states"])
+    for a, b in zip(with_it["optimizer_states"], without["optimizer_states"]):
+        assert [len(group["params"]) for group in a["param_groups"]] == [len(g["params"]) for g in b["param_groups"]]
+    hamer.make_model(1).load_state_dict(with_it["state_dict"], strict=True)
+    assert (tmp_path / "with.ckpt.texalign.pt").is_file() and not (tmp_path / "without.ckpt.texalign.pt").exists()
+
+
+@pytest.mark.usefixtures("quiet")
+def test_interrupted_training_resumes_where_it_was(hamer, loss_of, tmp_path):
+    """Network, prior, its optimiser, the warm-up's count and the draw: the same as without an interruption."""
+    batches = [hamer.joint_batch(2, seed=seed) for seed in (20, 21)]
+
+    def fit(epochs, resume=None):
+        model = hamer.make_model(0)
+        model.cfg.LOSS_WEIGHTS.ADVERSARIAL = 0.0005
+        handle = adapter.attach(model, loss_of(train_texture=True, token_count=64), weight=0.1, warm_up=3)
+        trainer = trainer_in(tmp_path, max_epochs=epochs)
+        with trust_own_checkpoints():
+            trainer.fit(model, loader(*batches), ckpt_path=resume)
+        trainer.save_checkpoint(tmp_path / f"{epochs}.ckpt")
+        return model, handle
+
+    straight, straight_handle = fit(2)
+    fit(1)
+    resumed, resumed_handle = fit(2, tmp_path / "1.ckpt")
+    assert resumed_handle.batches == straight_handle.batches == 4
+    for a, b in zip(straight.get_parameters(), resumed.get_parameters()):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+    changed = 0.0
+    for a, b, c in zip(
+        *(loss.encoder.parameters() for loss in (straight_handle.loss_fn, resumed_handle.loss_fn)),
+        loss_of().encoder.parameters(),
+    ):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+        changed = max(changed, float((a - c).abs().max()))
+    assert changed > 1e-5
+
+
+@pytest.mark.usefixtures("quiet")
+def test_the_file_beside_a_checkpoint_goes_when_lightning_removes_it(stand_in_hamer, loss_of, tmp_path):
+    model = stand_in_hamer.make_model(0)
+    handle = adapter.attach(model, loss_of())
+    keep_one = pl.callbacks.ModelCheckpoint(dirpath=tmp_path, filename="{epoch}", save_top_k=1, every_n_epochs=1)
+    options = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+    trainer = pl.Trainer(accelerator="cpu", max_epochs=2, callbacks=[keep_one], default_root_dir=tmp_path, **options)
+    trainer.fit(model, loader(stand_in_hamer.joint_batch(2, seed=20)))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["epoch=1.ckpt", "epoch=1.ckpt.texalign.pt"]
+    handle.detach()
+    for owner, name in ((trainer, "save_checkpoint"), (trainer.strategy, "remove_checkpoint")):
+        assert name not in vars(owner)
+
+
+def trust_own_checkpoints():
+    """HaMeR's checkpoints hold its configuration as an object, which PyTorch ≥ 2.6 reads only where told to trust."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+
+    class Undo:
+        def __enter__(self):
+            return patch
+
+        def __exit__(self, *_):
+            patch.undo()
+
+    return Undo()
+
+
+def test_resuming_without_the_file_beside_it_is_said(loss_of, stand_in_hamer, tmp_path):
+    model, batch = stand_in_hamer.make_model(0), stand_in_hamer.training_batch(2, seed=20)
+    handle = adapter.attach(model, loss_of())
+
+    class Trainer:
+        ckpt_path = tmp_path / "old.ckpt"
+
+        def save_checkpoint(self, filepath):
+            pass
+
+    model._trainer = trainer = Trainer()
+    with pytest.warns(UserWarning, match=r"no old\.ckpt\.texalign\.pt lies beside it"):
+        model.compute_loss(batch, predicted(stand_in_hamer, batch))
+    assert isinstance(trainer.save_checkpoint, WrappedMethod)
+    handle.detach()
+    assert not isinstance(trainer.save_checkpoint, WrappedMethod)
+
+
+def test_a_few_training_steps_lower_the_vertex_error(hamer, loss_of):
+    """A batch learned by heart with 2D keypoints 6 pixels aside; then a few steps with the texture in their place."""
+    batch = hamer.training_batch(2, seed=24, left_share=0.0, augment=False)
+    true = hamer.truth(batch)
+    aside = {**batch, "keypoints_2d": batch["keypoints_2d"] + torch.tensor([6.0, 0.0, 0.0]) / 256}
+    model = hamer.make_model(0)
+    model.eval()  # no dropout
+    model.mano_head.init_cam.copy_(true["pred_cam"].mean(dim=0))
+    rate = 1e-3 if hamer.name == "stand-in" else 2e-4  # of which the real transformer bears less
+    learn(model, aside, steps=300, rate=rate)
+    state = copy.deepcopy(model.state_dict())
+    start = vertex_error(model.forward_step(batch), true)
+    model.cfg.LOSS_WEIGHTS.KEYPOINTS_2D = 0.0
+    errors = {}
+    for weight in (0.0, adapter.DEFAULT_WEIGHT):
+        model.load_state_dict(state)
+        handle = adapter.attach(model, loss_of(128), weight=weight)
+        learn(model, batch, steps=40, rate=0.1 * rate)
+        handle.detach()
+        errors[weight] = vertex_error(model.forward_step(batch), true)
+        assert handle.batches == 40 and handle.skipped == 0
+    print(hamer.name, start, errors)
+    assert start > 4
+    assert errors[adapter.DEFAULT_WEIGHT] < 0.7 * start
+    assert errors[adapter.DEFAULT_WEIGHT] < 0.7 * errors[0.0]
+
+
+def learn(model, batch, steps, rate):
+    optimizer = torch.optim.Adam(model.get_parameters(), lr=rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - 0.95 * step / steps)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model.compute_loss(batch, model.forward_step(batch, train=True), train=True).backward()
+        optimizer.step()
+        schedule.step()
+
+
+def vertex_error(output, true):
+    """Mean distance of the projected vertices, pixels."""
+    pixels = []
+    for found in (output, true):
+        points = found["pred_vertices"].detach() + found["pred_cam_t"].detach()[:, None]
+        pixels.append(5000 * points[..., :2] / points[..., 2:])
+    return float((pixels[0] - pixels[1]).norm(dim=2).mean())
+
+
+# --- the prior learns too --------------------------------------------------------
+
+
+def prior_gradient(handle, model, batch, output, scale=1.0):
+    """Two training batches, so that the first one's step is taken; the change of the prior's parameters."""
+    before = [p.detach().clone() for p in handle.loss_fn.encoder.parameters()]
+    (scale * model.compute_loss(batch, output, train=True)).backward()
+    handle.state_dict()
+    return torch.cat([(p.detach() - b).flatten() for p, b in zip(handle.loss_fn.encoder.parameters(), before)])
+
+
+@pytest.mark.parametrize("scale", [1.0, 65536.0])
+def test_the_prior_learns_alike_under_any_weight_and_loss_scale(stand_in_hamer, loss_of, scale):
+    batch = stand_in_hamer.training_batch(2, seed=25)
+    changes = []
+    for weight in (1.0, 0.01):
+        model, output = stand_in_hamer.make_model(0), leaves(predicted(stand_in_hamer, batch))
+        loss_fn = loss_of(train_texture=True, token_count=ALL)
+        descent = torch.optim.SGD(loss_fn.encoder.parameters(), lr=1e-3)
+        handle = adapter.attach(model, loss_fn, weight=weight, texture_optimizer=descent)
+        changes.append(prior_gradient(handle, model, batch, output, scale if weight != 1.0 else 1.0))
+    assert changes[0].norm() > 1e-6
+    torch.testing.assert_close(changes[0], changes[1], rtol=2e-3, atol=1e-3 * float(changes[0].abs().max()))
+
+
+def test_the_prior_does_not_learn_from_validation_or_from_overflow(stand_in_hamer, loss_of):
+    model, batch = stand_in_hamer.make_model(0), stand_in_hamer.training_batch(2, seed=25)
+    loss_fn = loss_of(train_texture=True)
+    descent = torch.optim.SGD(loss_fn.encoder.parameters(), lr=1e-3)
+    handle = adapter.attach(model, loss_fn, weight=1.0, texture_optimizer=descent)
+    output = leaves(predicted(stand_in_hamer, batch))
+    assert (prior_gradient(handle, model, batch, output, torch.inf) == 0).all()
+    before = [p.detach().clone() for p in loss_fn.encoder.parameters()]
+    with torch.no_grad():
+        for _ in range(2):
+            model.compute_loss(batch, output, train=False)
+    assert all(torch.equal(p, b) for p, b in zip(loss_fn.encoder.parameters(), before))
+
+
+def average_of_two(rank, port, path):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    try:
+        layer = nn.Linear(3, 1, bias=False)
+        nn.init.zeros_(layer.weight)
+        from texalign.adapters.hamer.prior_training import PriorTraining
+
+        training = PriorTraining(layer, torch.optim.SGD(layer.parameters(), lr=1.0))
+        loss = layer(torch.tensor([[1.0, 2.0, 3.0]])).sum()
+        training.follow(loss)
+        if rank == 0:  # the other one has no gradient this time, and takes part all the same
+            (loss * 7.0).backward()
+        training.step()
+        torch.save(layer.weight.detach(), f"{path}/{rank}.pt")
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_processes_average_the_priors_gradient(tmp_path):
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    torch.multiprocessing.spawn(average_of_two, args=(port, str(tmp_path)), nprocs=2)
+    for rank in (0, 1):
+        weight = torch.load(tmp_path / f"{rank}.pt")
+        torch.testing.assert_close(weight, torch.tensor([[-0.5, -1.0, -1.5]]))
+
+
+def test_under_ddp_both_processes_keep_the_same_network_and_prior(hamer, prior, tmp_path):
+    """One of them sees nothing in one of its batches; its prior learns from the other's."""
+    command = [sys.executable, str(Path(__file__).parents[1] / "hamer_ddp.py"), hamer.name, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert first["batches"] == second["batches"] == 3
+    assert first["skipped"] == 0 and second["skipped"] == 2
+    for name in ("network", "prior"):
+        torch.testing.assert_close(first[name], second[name], atol=1e-7, rtol=1e-6)
+    before = torch.cat([p.detach().flatten() for p in prior.parameters()])
+    assert (first["prior"] - before).abs().max() > 1e-5
+    assert (tmp_path / "last.ckpt.texalign.pt").is_file()
+
+
+def test_save_and_load_in_a_plain_loop(stand_in_hamer, loss_of, tmp_path):
+    model, batch = stand_in_hamer.make_model(0), stand_in_hamer.training_batch(2, seed=26)
+    handle = adapter.attach(model, loss_of(train_texture=True, token_count=64), warm_up=9)
+    model.compute_loss(batch, leaves(predicted(stand_in_hamer, batch))).backward()
+    handle.save(tmp_path / "texture.pt")
+    other_model = stand_in_hamer.make_model(0)
+    other = adapter.attach(other_model, loss_of(train_texture=True, token_count=64), warm_up=9)
+    other.load(tmp_path / "texture.pt")
+    assert other.batches == 1
+    values = [m.compute_loss(batch, predicted(stand_in_hamer, batch)) for m in (model, other_model)]
+    assert torch.equal(values[0], values[1])
+    frozen = adapter.attach(stand_in_hamer.make_model(0), loss_of())
+    with pytest.raises(ValueError, match="expected a state with train_texture=False, got True"):
+        frozen.load(tmp_path / "texture.pt")
+
+
+# --- what is refused ---------------------------------------------------------------
+
+
+def test_what_cannot_be_attached_is_said(stand_in_hamer, loss_of, surface, prior):
+    model, loss_fn = stand_in_hamer.make_model(0), loss_of()
+    handle = adapter.attach(model, loss_fn)
+    with pytest.raises(ValueError, match="a model without a texture loss"):
+        adapter.attach(model, loss_fn)
+    handle.detach()
+    with pytest.raises(TypeError, match="loss_fn to be a DenseTextureAlignmentLoss, got Linear"):
+        adapter.attach(model, nn.Linear(1, 1))
+    with pytest.raises(ValueError, match=r"a model with compute_loss, got Linear; if it is wrapped"):
+        adapter.attach(nn.Linear(1, 1), loss_fn)
+    with pytest.raises(ValueError, match=r"a renderer of size 256, or an integer fraction of it, got \(96, 96\)"):
+        adapter.attach(model, loss_of(96))
+    for options, message in (
+        ({"weight": -1.0}, "weight >= 0"),
+        ({"weight": float("nan")}, "weight >= 0"),
+        ({"warm_up": -1}, "warm_up >= 0"),
+        ({"texture_optimizer": torch.optim.SGD(prior.parameters(), lr=1.0)}, "train_texture=True, with an optimiser"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            adapter.attach(model, loss_fn, **options)
+    cfg, model.cfg = model.cfg, object()
+    with pytest.raises(ValueError, match=r"cfg\.EXTRA\.FOCAL_LENGTH and cfg\.MODEL\.IMAGE_SIZE"):
+        adapter.attach(model, loss_fn)
+    model.cfg, mano = cfg, model.mano
+    del model.mano
+    with pytest.raises(ValueError, match="mano or smpl, for recompute_vertices, got neither"):
+        adapter.attach(model, loss_fn, recompute_vertices=True)
+    model.mano = mano
+
+
+def test_what_a_batch_lacks_is_said(stand_in_hamer):
+    batch = stand_in_hamer.training_batch(2, seed=1)
+    output = stand_in_hamer.truth(batch)
+    with pytest.raises(ValueError, match=r"expected batch with 'img', got \['mask'\]"):
+        adapter.loss_inputs({"mask": batch["mask"]}, output)
+    with pytest.raises(ValueError, match="expected output with 'pred_vertices', got"):
+        adapter.loss_inputs(batch, {"pred_cam": output["pred_cam"]})
+    with pytest.raises(ValueError, match=r"batch\['img'\] \(B, 3, S, S\), got \(2, 3, 256, 192\)"):
+        adapter.loss_inputs({**batch, "img": batch["img"][..., 32:-32]}, output)
+    with pytest.raises(ValueError, match=r"batch\['mask'\] \(2, 256, 256\), got \(2, 128, 128\)"):
+        adapter.loss_inputs({**batch, "mask": batch["mask"][:, ::2, ::2]}, output)
+    with pytest.raises(ValueError, match=r"output\['pred_cam'\] \(2, 3\), got \(1, 3\)"):
+        adapter.loss_inputs(batch, {**output, "pred_cam": output["pred_cam"][:1]})

@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import texalign as ta
+from photograph_folder import write_folder
+from texalign.cli import demo
+from texalign.cli.demo import ALONE, START, TOGETHER
+from texalign.hand import fitting, rotation_vectors
+
+CELL, LABEL = 160, 22
+
+
+@pytest.fixture(scope="module")
+def fast(tmp_path_factory):
+    return demo.run(tmp_path_factory.mktemp("fast"), fast=True, seed=3)
+
+
+@pytest.fixture(scope="module")
+def small():
+    """Eight unseen hands, and where the two refinements bring them."""
+    hands, model, start = demo.synthetic_hands(8, 96, seed=1)
+    return hands, model, start, demo.align(model, hands, start, steps=40)
+
+
+# --- the hands ----------------------------------------------------------------------
+
+
+def test_hands_are_in_sight_near_and_misplaced(small):
+    hands, model, start, _ = small
+    assert len(hands) == 8 and hands.image.shape == (8, 3, 96, 96)
+    assert (hands.vertices[..., 2].mean(dim=1) < demo.FARTHEST + 0.2).all()
+    with torch.no_grad():
+        moved = (fitting.pose_hand(model, start).vertices - hands.vertices).norm(dim=-1).mean(dim=1)
+    assert moved.min() > 0.004 and moved.max() < 0.06
+    noise = hands.keypoints - hands.joints_image
+    assert 0.8 * 1.5 < noise.std() < 1.2 * 1.5  # 2 px at 128
+    torch.testing.assert_close(hands.camera.project(hands.joints), hands.joints_image)
+
+
+def test_the_true_parameters_give_the_true_vertices(monkeypatch):
+    monkeypatch.setattr(demo, "disturbed", lambda parameters, generator: parameters)
+    hands, model, start = demo.synthetic_hands(5, 32, seed=2)
+    with torch.no_grad():
+        posed = fitting.pose_hand(model, start)
+    torch.testing.assert_close(posed.vertices, hands.vertices, atol=1e-5, rtol=0)
+    torch.testing.assert_close(posed.joints, hands.joints, atol=1e-5, rtol=0)
+
+
+def test_angles_are_found_again_from_their_pose(hand):
+    generator = torch.Generator().manual_seed(0)
+    angles = torch.rand(6, 15, 3, generator=generator) * torch.tensor([5.0, 2.8, 5.0]) - torch.tensor([2.5, 1.4, 2.5])
+    orientation = torch.randn(6, 3, generator=generator)
+    pose = rotation_vectors(hand.pose_from_angles(angles, orientation))
+    found = fitting.parameters_of_pose(hand, pose, torch.ones(6, 3))
+    torch.testing.assert_close(found.angles, angles, atol=1e-4, rtol=0)
+    again = hand.pose_from_angles(found.angles, found.orientation)
+    torch.testing.assert_close(again, hand.pose_from_angles(angles, orientation), atol=1e-4, rtol=0)
+    assert found.shape.abs().sum() == 0 and found.translation.mean() == 1
+    with pytest.raises(ValueError, match=r"expected pose \(B, 16, 3\), got \(6, 15, 3\)"):
+        fitting.parameters_of_pose(hand, pose[:, 1:], torch.ones(6, 3))
+
+
+def test_disturbances_have_their_size(hand):
+    still = fitting.resting(hand, 4000)
+    moved = fitting.disturbed(still, torch.Generator().manual_seed(0))
+    spread = [(after - before).flatten(0, -2).std(dim=0) for before, after in zip(still.tensors(), moved.tensors())]
+    torch.testing.assert_close(spread[0], torch.tensor([0.15, 0.04, 0.04]), rtol=0.05, atol=0)
+    torch.testing.assert_close(spread[1], torch.full((3,), 0.06), rtol=0.05, atol=0)
+    torch.testing.assert_close(spread[2], torch.tensor([0.004, 0.004, 0.012]), rtol=0.05, atol=0)
+    assert torch.equal(still.shape, moved.shape)
+
+
+def test_other_seeds_are_other_hands():
+    first, again, other = (demo.synthetic_hands(1, 32, seed)[0].image for seed in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+# --- the alignment ------------------------------------------------------------------
+
+
+def test_the_texture_loss_brings_vertices_nearer_than_keypoints_alone(small):
+    hands, _, _, alignment = small
+    alone, together = (demo.measure(hands, alignment.hands[name]) for name in (ALONE, TOGETHER))
+    error = "vertices in the image", "px"
+    assert together[error].mean() < 0.95 * alone[error].mean()
+    assert (together[error] < alone[error]).sum() >= 5
+    iou = "mask, intersection over union", ""
+    assert together[iou].mean() > alone[iou].mean() + 0.01
+
+
+def test_both_refinements_start_at_the_same_place_and_keep_the_shape(small):
+    _, model, _, alignment = small
+    first = [track[0] for track in alignment.tracks.values()]
+    assert torch.equal(first[0], first[1])
+    assert torch.equal(first[0], alignment.hands[START].vertices[: demo.MOVING])
+    for name, track in alignment.tracks.items():
+        assert len(track) == 41
+        assert torch.equal(track[-1], alignment.hands[name].vertices[: demo.MOVING])
+
+    def palm(hand):  # no joint moves these against each other
+        return (hand.joints[:, 5] - hand.joints[:, 17]).norm(dim=-1)
+
+    torch.testing.assert_close(palm(alignment.hands[START]), palm(alignment.hands[TOGETHER]), atol=1e-6, rtol=0)
+    assert model.betas.shape == (8, 10)
+
+
+# --- the table ----------------------------------------------------------------------
+
+
+def test_the_table_holds_what_the_meshes_say(fast):
+    hands = fast.hands
+    rows = {row.name: row for row in fast.rows}
+    true, joints = hands.vertices.numpy(), hands.joints.numpy()
+    focal, principal = hands.camera.focal.numpy()[:, None], hands.camera.principal.numpy()[:, None]
+    model = ta.HandSurface.mano()
+    renderer = ta.TexturedHandRenderer(model, 96)
+
+    def pixels(points):
+        return points[..., :2] / points[..., 2:] * focal + principal
+
+    for column, name in enumerate((START, ALONE, TOGETHER)):
+        vertices = fast.meshes[name].numpy()
+        absolute = 1000 * np.sqrt(((vertices - true) ** 2).sum(-1)).mean()
+        assert rows["vertices"].values[column] == pytest.approx(absolute, rel=1e-4)
+        flat = np.sqrt(((pixels(vertices) - pixels(true)) ** 2).sum(-1)).mean()
+        assert rows["vertices in the image"].values[column] == pytest.approx(flat, rel=1e-4)
+        with torch.no_grad():
+            drawn = renderer(fast.meshes[name], hands.camera, torch.ones(1, 3, 4, 4)).coverage.numpy() > 0.5
+        mask = hands.mask.numpy() > 0.5
+        iou = np.mean([(a & b).sum() / (a | b).sum() for a, b in zip(drawn, mask)])
+        assert rows["mask, intersection over union"].values[column] == pytest.approx(iou, rel=1e-4)
+    # Joints of a mesh are nearer to it than fingers are thick; the wrist's own error is taken away.
+    assert set(rows) == {
+        "vertices",
+        "vertices, relative to the wrist",
+        "vertices in the image",
+        "joints, relative to the wrist",
+        "joints, aligned (PA-MPJPE)",
+        "joints in the image",
+        "mask, intersection over union",
+    }
+    assert joints.shape == (6, 21, 3)
+
+
+def test_a_moved_hand_is_measured_by_how_far_it_is_moved(small):
+    hands = small[0]
+    move = torch.tensor([0.003, 0.0, 0.004])
+    moved = fitting.Hand(hands.vertices + move, hands.joints + move)
+    found = demo.measure(hands, moved)
+    torch.testing.assert_close(found["vertices", "mm"], torch.full((8,), 5.0), atol=1e-3, rtol=0)
+    for name in ("vertices, relative to the wrist", "joints, relative to the wrist", "joints, aligned (PA-MPJPE)"):
+        assert found[name, "mm"].abs().max() < 1e-2
+
+
+def test_joints_that_nobody_knows_do_not_count(small):
+    hands, _, _, alignment = small
+    some = hands.joints_image.clone()
+    some[:, 3] = torch.nan
+    changed = replace(hands, joints_image=some)
+    found = demo.measure(changed, alignment.hands[ALONE])["joints in the image", "px"]
+    others = [joint for joint in range(21) if joint != 3]
+    offset = hands.camera.project(alignment.hands[ALONE].joints) - hands.joints_image
+    torch.testing.assert_close(found, offset[:, others].norm(dim=-1).mean(dim=1))
+
+
+# --- the pictures -------------------------------------------------------------------
+
+
+def test_the_sheet_has_a_row_for_each_hand_and_seven_columns(fast):
+    sheet = fast.files[0]
+    assert sheet.name == "contact_sheet.png"
+    with Image.open(sheet) as picture:
+        assert picture.size == (LABEL + 7 * CELL, LABEL + 6 * CELL)
+        pixels = np.asarray(picture).astype(int)
+    cells = pixels[LABEL:, LABEL:].reshape(6, CELL, 7, CELL, 3).swapaxes(1, 2)
+    orange, blue, green = (255, 140, 0), (26, 217, 255), (26, 255, 51)
+    for column, colour in ((1, orange), (2, blue), (3, green)):
+        near = (np.abs(cells[:, column] - np.array(colour)).sum(-1) < 60).mean(axis=(1, 2))
+        assert (near > 0.003).all() and (near < 0.2).all()
+    # Between the atlas's charts the texture is grey.
+    assert (cells[:, 4, 0, 0] == 217).all()
+
+
+def test_the_animation_moves_and_loops(fast):
+    with Image.open(fast.files[1]) as picture:
+        assert picture.size == (LABEL + 4 * CELL, 2 * CELL)
+        assert picture.n_frames == 16  # 30 steps by twos, and the end
+        assert picture.info["loop"] == 0
+        first = np.asarray(picture.convert("RGB")).astype(int)
+        picture.seek(15)
+        last, shown = np.asarray(picture.convert("RGB")).astype(int), picture.info["duration"]
+    assert shown == 2000
+    changed = (np.abs(first - last).sum(-1) > 60)[:, LABEL:].reshape(2, CELL, 4, CELL).any(axis=(1, 3))
+    assert changed.all()  # every hand in both rows
+    assert fast.files[1].stat().st_size < 3e6
+
+
+def test_a_seeded_demo_is_the_same_again(tmp_path):
+    first, second = (demo.run(tmp_path / name, fast=True, seed=5, count=2) for name in "ab")
+    assert first.rows == second.rows
+    for name in first.meshes:
+        assert torch.equal(first.meshes[name], second.meshes[name])
+    for one, other in zip(first.files, second.files):
+        assert one.read_bytes() == other.read_bytes()
+    assert sorted(file.name for file in (tmp_path / "a").iterdir()) == ["alignment.gif", "contact_sheet.png"]
+
+
+# --- photographs --------------------------------------------------------------------
+
+
+def test_photographs_are_fitted_from_their_keypoints_alone(tmp_path):
+    batch = write_folder(tmp_path / "photographs", count=5, size=96, seed=4, left_share=0.5)
+    summary = demo.run(tmp_path / "out", fast=True, images=tmp_path / "photographs", count=2)
+    assert summary.hands.ids == (7, 9)  # spread evenly over 7 to 11
+    torch.testing.assert_close(summary.hands.joints, batch.canonical().joints[[0, 2]], atol=1e-4, rtol=0)
+    rows = {row.name: row.values for row in summary.rows}
+    # The keypoints are the true ones here: the fit lies on them.
+    assert max(rows["joints in the image"]) < 3
+    assert min(rows["mask, intersection over union"]) > 0.3
+    with Image.open(summary.files[0]) as picture:
+        assert picture.size == (LABEL + 7 * CELL, LABEL + 2 * CELL)
+
+
+def test_photographs_without_truth_are_measured_by_their_keypoints(tmp_path):
+    none = {"joints_px": None, "joints_cam_cm": None, "vertices_cam_cm": None}
+    write_folder(tmp_path / "photographs", count=1, size=64, masks=False, **none)
+    summary = demo.run(tmp_path / "out", fast=True, images=tmp_path / "photographs")
+    (row,) = summary.rows
+    assert row.name == "joints to the keypoints given" and row.unit == "px"
+    # The refinement that sees nothing but keypoints stays on them.
+    assert row.values[1] < 2
+    assert all(file.stat().st_size > 0 for file in summary.files)
+
+
+@pytest.mark.parametrize(("ids", "count", "expected"), [((5,), 8, (5,)), (range(9), 3, (0, 3, 6)), ((4, 2), 2, (4, 2))])
+def test_photographs_are_spread_over_the_folder(ids, count, expected):
+    assert demo._spread(tuple(ids), count) == expected
+
+
+# --- users' mistakes ----------------------------------------------------------------
+
+
+def test_mistakes_are_told_before_anything_is_written(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(NotADirectoryError, match="file is a file; expected a folder"):
+        demo.run(tmp_path / "file", fast=True)
+    with pytest.raises(FileNotFoundError, match=r"expected .*annotations\.npz"):
+        demo.run(tmp_path / "new", fast=True, images=tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="demo: expected count > 0, got 0"):
+        demo.run(tmp_path / "new", fast=True, count=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

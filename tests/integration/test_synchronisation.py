@@ -1,0 +1,352 @@
+"""What would make the host wait for a CUDA device during a training step, found on the CPU by watching what is called.
+
+A wait is allowed only where it is listed below, with its reason: a new one fails here. `tests/test_cuda.py` asks the
+device itself. One wait is out of sight from here: nvdiffrast's own rasterizer waits inside its C++ code, once a call,
+to see whether its buffers were large enough.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections import Counter
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import texalign as ta
+from host_network import batch_of, tiny_encoder
+from texalign.rasterize import nearest, silhouettes, torch_backend
+
+PACKAGE, TORCH = str(Path(ta.__file__).parent), str(Path(torch.__file__).parent)
+
+# Where the host waits → how often at most in one drawing, and why.
+TORCH_BACKEND = {
+    # Lists of pixels that belong to faces have a length that depends on where the faces are.
+    "rasterize/nearest.py:_candidates tolist": 1,  # on how many rows faces lie, and if any crosses the near plane
+    "rasterize/nearest.py:_expand_spans _local_scalar_dense": 1,  # how many pixels those rows hold
+    "rasterize/torch_backend.py:__init__ nonzero": 1,  # the covered pixels: all else is done on these only
+}
+SILHOUETTES = {
+    "rasterize/silhouettes.py:_differing_pairs nonzero": 1,  # neighbours that show different faces, a few per cent
+    # Pairs still under way, after every second step; those that crossed a silhouette; those that count on this axis.
+    "rasterize/silhouettes.py:silhouette_pairs nonzero": 2 + (silhouettes.MAX_STEPS - 1) // 2,
+}
+
+ALWAYS = {
+    "_local_scalar_dense",  # .item(), int(), float(), bool(), `if tensor`
+    "nonzero",
+    "masked_select",
+    "_unique",
+    "_unique2",
+    "unique_dim",
+    "unique_consecutive",
+    "equal",
+    "allclose",
+    "is_nonzero",
+    "bincount",
+    "lift_fresh",  # torch.tensor, new_tensor and as_tensor of Python data
+}
+ALWAYS_OF_TENSORS = {"tolist", "numpy", "cpu"}  # on a CPU these call no operator
+NO_CHECK = {"linalg_cross", "linalg_vector_norm"}  # other functions of linear algebra read an error code back
+
+
+def waits(name, args, kwargs):
+    """Whether an ATen operator would wait for a CUDA device."""
+    if name in ("index", "index_put", "index_put_", "_index_put_impl_"):
+        masked = any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
+        return masked and not (name != "index" and args[2].numel() == 1)  # one value: masked_fill
+    if name == "repeat_interleave":
+        return kwargs.get("output_size") is None
+    return name in ALWAYS or (name.lstrip("_").startswith("linalg_") and name.lstrip("_") not in NO_CHECK)
+
+
+def site():
+    """File and function that called torch; None inside the stand-in for nvdiffrast."""
+    frame, found = sys._getframe(2), None
+    while frame is not None:
+        file, function = frame.f_code.co_filename, frame.f_code.co_name
+        if file == __file__ and function in vars(StandInNvdiffrast):
+            return None
+        watching = file == __file__ and function.startswith("__torch_")
+        if found is None and not file.startswith(TORCH) and not watching:
+            name = str(Path(file).relative_to(PACKAGE)) if file.startswith(PACKAGE) else Path(file).name
+            found = f"{name}:{function}"
+        frame = frame.f_back
+    return found
+
+
+class Operators(TorchDispatchMode):
+    def __init__(self, found):
+        super().__init__()
+        self.found = found
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name, kwargs = func._schema.name.removeprefix("aten::"), kwargs or {}
+        if waits(name, args, kwargs):
+            self.found.append((site(), name))
+        return func(*args, **kwargs)
+
+
+class Methods(TorchFunctionMode):
+    def __init__(self, found):
+        super().__init__()
+        self.found = found
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        name = getattr(func, "__name__", "")
+        listed = name in ("__getitem__", "__setitem__") and any(
+            isinstance(index, list) for index in (args[1] if isinstance(args[1], tuple) else (args[1],))
+        )
+        if name in ALWAYS_OF_TENSORS or listed:
+            self.found.append((site(), name))
+        return func(*args, **(kwargs or {}))
+
+
+def recorded(function):
+    """Counter of "file:function operator" over a call."""
+    found = []
+    with Methods(found), Operators(found):
+        function()
+    return Counter(f"{where} {name}" for where, name in found if where is not None)
+
+
+# --- the recorder ----------------------------------------------------------
+
+
+VALUES, MASK = torch.arange(4.0), torch.tensor([True, False, True, True])
+
+
+@pytest.mark.parametrize(
+    "function, name",
+    [
+        (lambda: VALUES.sum().item(), "_local_scalar_dense"),
+        (lambda: int(VALUES.sum()), "_local_scalar_dense"),
+        (lambda: 1 if MASK.any() else 0, "_local_scalar_dense"),
+        (lambda: torch.allclose(VALUES, VALUES), "allclose"),
+        (lambda: functional.one_hot(MASK.long()), "_local_scalar_dense"),
+        (lambda: VALUES[: MASK.sum()], "_local_scalar_dense"),
+        (lambda: VALUES.tolist(), "tolist"),
+        (lambda: VALUES.cpu(), "cpu"),
+        (lambda: VALUES.numpy(), "numpy"),
+        (lambda: VALUES[MASK], "index"),
+        (lambda: VALUES.clone().__setitem__(MASK, VALUES[:3]), "index_put_"),
+        (lambda: VALUES[[0, 2]], "__getitem__"),
+        (lambda: MASK.nonzero(), "nonzero"),
+        (lambda: torch.where(MASK), "nonzero"),
+        (lambda: VALUES.masked_select(MASK), "masked_select"),
+        (lambda: VALUES.unique(), "_unique2"),
+        (lambda: torch.equal(VALUES, VALUES), "equal"),
+        (lambda: VALUES.repeat_interleave(MASK.long()), "repeat_interleave"),
+        (lambda: torch.tensor([1.0]), "lift_fresh"),
+        (lambda: VALUES.new_tensor([1.0]), "lift_fresh"),
+        (lambda: torch.linalg.inv(torch.eye(2)), "_linalg_check_errors"),
+    ],
+)
+def test_the_recorder_sees_what_waits(function, name):
+    found = recorded(function)
+    assert any(key.startswith("test_synchronisation.py:") and key.endswith(f" {name}") for key in found), found
+
+
+def test_the_recorder_lets_pass_what_does_not_wait():
+    def quiet():
+        torch.where(MASK, VALUES, 0).clamp(min=0.5).sum()
+        VALUES.new_full((3,), 0.25)[1:2].fill_(0.5)
+        VALUES.clone().masked_fill_(MASK, 2.0)
+        VALUES.repeat_interleave(MASK.long(), output_size=3)
+        VALUES[torch.arange(2)], VALUES[1:], VALUES[None, 0]
+        torch.linalg.cross(VALUES[:3], VALUES[1:]), VALUES.norm(), VALUES.topk(2)
+
+    assert not recorded(quiet)
+
+
+def test_the_recorder_sees_the_way_back():
+    class Peeks(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, values):
+            return values.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            grad.sum().item()
+            return grad
+
+    assert recorded(lambda: Peeks.apply(torch.ones(2, requires_grad=True)).sum().backward())
+
+
+# --- a stand-in for nvdiffrast ---------------------------------------------
+
+
+class StandInNvdiffrast:
+    """The three functions of `nvdiffrast.torch` that the backend calls, in plain torch, with their own conventions."""
+
+    @staticmethod
+    def rasterize(context, position, triangles, resolution):
+        height, width = resolution
+        x, y, z, w = position.unbind(-1)
+        points = torch.stack([(x + w) * width / 2, (y + w) * height / 2, w], dim=-1)
+        assert triangles.dtype == torch.int32 and position.is_contiguous() and position.dtype == torch.float32
+        found = torch_backend.rasterize(points, triangles.long(), height, width, 1e-6)
+        z, w = torch_backend.interpolate(torch.stack([z, w], dim=-1), triangles.long(), found).unbind(-1)
+        covered = found.face_index >= 0
+        over = torch.where(covered, z / torch.where(covered, w, 1), 0).detach()
+        assert (over.abs() <= 1).all()  # nvdiffrast clips beyond
+        parts = (*found.barycentric[..., :2].unbind(-1), over, (found.face_index + 1).to(z.dtype))
+        return torch.stack(parts, dim=-1), None
+
+    @staticmethod
+    def interpolate(attributes, native, triangles):
+        covered = native[..., 3:] > 0
+        corners = triangles.long()[(native[..., 3].long() - 1).clamp(min=0)]
+        first, second = native[..., 0], native[..., 1]
+        weights = torch.stack([first, second, 1 - first - second], dim=-1) * covered
+        batch = torch.arange(len(native))[:, None, None, None]
+        return (attributes.expand(len(native), -1, -1)[batch, corners] * weights[..., None]).sum(dim=-2), None
+
+    @staticmethod
+    def texture(texture, uv, filter_mode, boundary_mode):
+        assert (filter_mode, boundary_mode) == ("linear", "clamp") and texture.is_contiguous() and uv.is_contiguous()
+        image = texture.permute(0, 3, 1, 2).expand(len(uv), -1, -1, -1)
+        drawn = functional.grid_sample(image, 2 * uv - 1, padding_mode="border", align_corners=False)
+        return drawn.permute(0, 2, 3, 1)
+
+
+@pytest.fixture
+def nvdiffrast_backend(monkeypatch):
+    """The nvdiffrast backend's own code around the stand-in, under a name of its own; nothing of it stays behind."""
+    module = ModuleType("nvdiffrast.torch")
+    for name in ("rasterize", "interpolate", "texture"):
+        setattr(module, name, getattr(StandInNvdiffrast, name))
+    module.RasterizeCudaContext = lambda device: SimpleNamespace(device=device)
+    package = ModuleType("nvdiffrast")
+    package.torch = module
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "nvdiffrast", package)
+        patch.setitem(sys.modules, "nvdiffrast.torch", module)
+        spec = importlib.util.spec_from_file_location(
+            "texalign.rasterize.nvdiffrast_stand_in", Path(PACKAGE) / "rasterize" / "nvdiffrast_backend.py"
+        )
+        backend = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(backend)
+    return backend
+
+
+def through(monkeypatch, backend):
+    monkeypatch.setattr("texalign.render.textured_hand_renderer.select_backend", lambda *_: backend)
+
+
+def test_the_nvdiffrast_backend_around_a_stand_in_is_the_torch_backend(
+    surface, scene, smooth_texture, nvdiffrast_backend, monkeypatch
+):
+    vertices, camera = scene(3, 96)
+    results = []
+    for backend in (torch_backend, nvdiffrast_backend):
+        through(monkeypatch, backend)
+        leaf, texture = vertices.clone().requires_grad_(), smooth_texture.expand(3, -1, -1, -1).clone().requires_grad_()
+        drawn = ta.TexturedHandRenderer(surface, 96)(leaf, camera, texture)
+        (drawn.image.square().sum() + drawn.coverage.sum() + drawn.depth.sum()).backward()
+        results.append((drawn, leaf.grad, texture.grad))
+    (ours, *gradients), (theirs, *others) = results
+    assert (ours.face_index == theirs.face_index).float().mean() > 0.9995
+    for name in ("image", "coverage", "depth", "uv"):
+        first, second = getattr(ours, name), getattr(theirs, name)
+        assert (first - second).norm() < 1e-2 * first.norm(), name
+    for first, second in zip(gradients, others):
+        assert (first - second).norm() < 1e-2 * first.norm()
+
+
+# --- the step --------------------------------------------------------------
+
+
+def step(surface, everything, **settings):
+    """One step of the loss on three hands, warmed up: atlases are prepared at the first call."""
+    batch = batch_of(3, 48)
+    pose = ta.hand.sample_pose(3, torch.Generator().manual_seed(3))
+    vertices = ta.hand.HandModel()(pose).vertices
+    vertices = vertices - vertices.mean(dim=1, keepdim=True) + torch.tensor([0.0, 0.0, 0.5])
+    if everything:
+        settings |= dict(levels=2, structure_weight=0.5, weigh_by_certainty=True, train_texture=True)
+    loss_fn = ta.DenseTextureAlignmentLoss(ta.TexturedHandRenderer(surface, 48), tiny_encoder(surface), **settings)
+    camera, extras = ta.PinholeCamera(batch.focal, batch.principal), {}
+    if everything:
+        vertices[1, :, 0] *= -1  # a left hand
+        mask = torch.ones(3, 1, 48, 48)
+        mask[:, :, :12, :12] = 0
+        extras = dict(mask=mask, valid=torch.ones_like(mask), is_right=torch.tensor([True, False, True]))
+
+    def run():
+        leaf = vertices.clone().requires_grad_()
+        loss, details = loss_fn(leaf, camera, batch.image, **extras, return_details=True)
+        loss.backward()
+        assert not details.skipped.any() and (leaf.grad != 0).any()
+
+    # The assertions of `run` wait too, in this file; the loss's own calls are those within the package.
+    run()
+    return run
+
+
+def ours(found):
+    return {key: count for key, count in found.items() if not key.startswith(f"{Path(__file__).name}:run ")}
+
+
+def check(found, allowed, drawings=1):
+    """No other wait than those allowed, none more often; and no entry that is never needed."""
+    unknown = {key: count for key, count in found.items() if key not in allowed}
+    assert not unknown, f"new waits for the device: {unknown}"
+    assert found.keys() == allowed.keys(), f"no longer needed: {allowed.keys() - found.keys()}"
+    too_often = {key: count for key, count in found.items() if count > drawings * allowed[key]}
+    assert not too_often
+
+
+@pytest.mark.parametrize("everything", [False, True])
+def test_a_step_with_the_torch_backend_waits_only_for_lengths_of_lists(surface, everything):
+    check(ours(recorded(step(surface, everything))), TORCH_BACKEND | SILHOUETTES, drawings=1 + everything)
+
+
+@pytest.mark.parametrize("everything", [False, True])
+def test_a_step_with_nvdiffrast_waits_only_at_silhouettes(surface, everything, nvdiffrast_backend, monkeypatch):
+    through(monkeypatch, nvdiffrast_backend)
+    check(ours(recorded(step(surface, everything))), SILHOUETTES, drawings=1 + everything)
+
+
+def test_pooling_groups_waits_for_ids_unless_they_lie_on_the_cpu(surface):
+    observations = ta.UVObservations(torch.rand(3, 5, 2), torch.rand(3, 5, 3), torch.ones(3, 5, dtype=torch.bool))
+    prior, group = tiny_encoder(surface), torch.tensor([0, 4, 0])
+    found = recorded(lambda: prior(observations, group=group))
+    # All of it on the CPU's copy of the ids, but the copy itself.
+    assert set(found) <= {f"encoder.py:pool_observations {name}" for name in ("cpu", "_unique2", "_local_scalar_dense")}
+
+
+def test_faces_across_the_near_plane_cost_one_wait_more(surface, scene):
+    vertices, camera = scene(2, 32, distance=0.05)
+    points = camera.homogeneous(vertices)
+    rows = recorded(lambda: nearest.nearest_faces(points, surface.faces, 32, 32, 0.05))
+    assert rows["rasterize/nearest.py:_candidates nonzero"] == 1
+    assert rows["rasterize/nearest.py:_candidates tolist"] == 1
+
+
+def test_hamers_step_waits_only_for_lengths_of_lists(surface):
+    from hamer_batches import training_batch
+    from hamer_stand_in import make_model
+
+    from texalign.adapters import hamer
+
+    model, batch = make_model(0), training_batch(2, 0)
+    loss_fn = ta.DenseTextureAlignmentLoss(ta.TexturedHandRenderer(surface, 128), tiny_encoder(surface))
+    attachment = hamer.attach(model, loss_fn)
+
+    def run():
+        output = model.forward_step(batch, train=True)
+        model.compute_loss(batch, output, train=True).backward()
+
+    run()
+    found = {key: count for key, count in recorded(run).items() if "/" in key.split(":")[0]}  # the package's own
+    allowed = TORCH_BACKEND | SILHOUETTES
+    unknown = {key: count for key, count in found.items() if count > allowed.get(key, 0)}
+    assert not unknown, f"new waits for the device: {unknown}"
+    assert attachment.skipped < 2 * attachment.batches  # else nothing was drawn

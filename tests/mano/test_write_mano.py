@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import builtins
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import smplx
+import torch
+from torch import Tensor
+
+import texalign as ta
+from texalign.hand import HandModel, rotation_matrices, sample_pose
+from texalign.mano import write_mano
+
+SHAPES = {
+    "hands_components": ((45, 45), np.float64),
+    "hands_mean": ((45,), np.float64),
+    "hands_coeffs": ((1554, 45), np.float64),
+    "kintree_table": ((2, 16), np.int64),
+    "f": ((1538, 3), np.uint32),
+    "J": ((16, 3), np.float64),
+    "J_regressor": ((16, 778), np.float64),
+    "v_template": ((778, 3), np.float64),
+    "shapedirs": ((778, 3, 10), np.float64),
+    "posedirs": ((778, 3, 135), np.float64),
+    "weights": ((778, 16), np.float64),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("mano")
+    for suffix in (".pkl", ".npz"):
+        write_mano(folder / f"MANO_RIGHT{suffix}")
+        write_mano(folder / f"MANO_LEFT{suffix}", side="left")
+    return folder
+
+
+def read(path: Path) -> dict[str, Any]:
+    if path.suffix == ".npz":
+        with np.load(path) as archive:  # without pickled objects
+            return dict(archive)
+    with path.open("rb") as file:
+        return pickle.load(file, encoding="latin1")
+
+
+def posed_batch() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return sample_pose(6, generator), torch.randn(6, 10, generator=generator)
+
+
+@pytest.mark.parametrize("name", ["MANO_RIGHT.pkl", "MANO_LEFT.pkl", "MANO_RIGHT.npz", "MANO_LEFT.npz"])
+def test_keys_shapes_and_dtypes(folder: Path, name: str) -> None:
+    fields = read(folder / name)
+    assert set(fields) == {*SHAPES, "bs_style", "bs_type"}
+    for key, (shape, dtype) in SHAPES.items():
+        assert fields[key].shape == shape and fields[key].dtype == dtype, key
+    assert (str(fields["bs_style"]), str(fields["bs_type"])) == ("lbs", "lrotmin")
+    assert fields["kintree_table"][0].tolist() == [2**32 - 1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 0, 10, 11, 0, 13, 14]
+    if name.endswith("pkl"):
+        assert type(fields["J_regressor"]).__name__ == "csc_matrix"
+    components = fields["hands_components"]
+    assert np.allclose(components @ components.T, np.eye(45), atol=1e-10)
+    poses = fields["hands_coeffs"] @ components + fields["hands_mean"]
+    expected = sample_pose(1554, torch.Generator().manual_seed(0))[:, 1:].numpy()
+    mirror = np.array([1.0, 1.0, 1.0]) if "RIGHT" in name else np.array([1.0, -1.0, -1.0])
+    assert np.allclose(poses.reshape(-1, 15, 3), expected * mirror, atol=1e-6)
+    assert np.allclose(fields["J_regressor"] @ fields["v_template"], fields["J"])
+    assert not fields["posedirs"].any()
+
+
+def test_both_formats_hold_the_same(folder: Path) -> None:
+    pickled, plain = read(folder / "MANO_RIGHT.pkl"), read(folder / "MANO_RIGHT.npz")
+    for key in SHAPES:
+        value = pickled[key].toarray() if key == "J_regressor" else pickled[key]
+        assert np.array_equal(value, plain[key]), key
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("suffix", ["pkl", "npz"])
+def test_smplx_poses_it_like_the_hand_model(folder: Path, side: str, suffix: str) -> None:
+    layer = smplx.MANO(
+        str(folder), is_rhand=side == "right", use_pca=False, flat_hand_mean=True, batch_size=6, ext=suffix
+    )
+    pose, betas = posed_batch()
+    hand = HandModel()(pose, betas)
+    mirror = torch.tensor([1.0 if side == "right" else -1.0, 1.0, 1.0])
+    turn = torch.stack([torch.ones(()), mirror[0], mirror[0]])
+    output = layer(betas=betas, global_orient=pose[:, 0] * turn, hand_pose=(pose[:, 1:] * turn).flatten(1))
+    assert (output.vertices - hand.vertices * mirror).abs().max() < 1e-5
+    assert (output.joints[:, 0] - hand.joints[:, 0] * mirror).abs().max() < 1e-5
+    triangles = HandModel().vertices[torch.from_numpy(layer.faces.astype(np.int64))] * mirror
+    volume = torch.linalg.det(triangles).sum()  # faces look outwards on both hands
+    assert volume > 0
+
+
+def test_smplx_layer_with_rotation_matrices(folder: Path) -> None:
+    layer = smplx.MANOLayer(str(folder / "MANO_RIGHT.pkl"), is_rhand=True)
+    pose, betas = posed_batch()
+    matrices = rotation_matrices(pose)
+    output = layer(betas=betas, global_orient=matrices[:, :1], hand_pose=matrices[:, 1:])
+    assert (output.vertices - HandModel()(pose, betas).vertices).abs().max() < 1e-5
+
+
+def test_smplx_principal_components_start_from_the_relaxed_hand(folder: Path) -> None:
+    layer = smplx.MANO(str(folder), is_rhand=True, use_pca=True, num_pca_comps=12, flat_hand_mean=False)
+    fields = read(folder / "MANO_RIGHT.pkl")
+    pose = torch.cat([torch.zeros(3), torch.from_numpy(fields["hands_mean"]).float()]).reshape(1, 16, 3)
+    assert (layer().vertices - HandModel()(pose).vertices).abs().max() < 1e-5
+
+
+def test_manotorch_poses_it_like_the_hand_model(folder: Path, tmp_path: Path) -> None:
+    layers = pytest.importorskip("manotorch.manolayer")
+    (tmp_path / "models").mkdir()
+    write_mano(tmp_path / "models" / "MANO_RIGHT.pkl")
+    try:
+        layer = layers.ManoLayer(mano_assets_root=str(tmp_path), use_pca=False, flat_hand_mean=True)
+    except ImportError as error:  # manotorch reads through chumpy, which does not import on every Python
+        pytest.skip(f"manotorch cannot read files here: {error}")
+    pose, betas = posed_batch()
+    assert (layer(pose.flatten(1), betas).verts - HandModel()(pose, betas).vertices).abs().max() < 1e-5
+
+
+def test_left_is_the_mirror_image(folder: Path) -> None:
+    right, left = read(folder / "MANO_RIGHT.npz"), read(folder / "MANO_LEFT.npz")
+    mirror = np.array([-1.0, 1.0, 1.0])
+    for key in ("v_template", "J"):
+        assert np.array_equal(left[key], right[key] * mirror)
+    assert np.array_equal(left["shapedirs"], right["shapedirs"] * mirror[:, None])
+    assert np.array_equal(left["f"], right["f"][:, ::-1])
+    assert np.array_equal(left["hands_mean"].reshape(15, 3), right["hands_mean"].reshape(15, 3) * -mirror)
+
+
+def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "MANO_RIGHT.npz"
+    target.write_bytes(b"what was there before")
+
+    def broken(file: Any, **_: Any) -> None:
+        file.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(np, "savez_compressed", broken)
+    with pytest.raises(OSError, match="disk full"):
+        write_mano(target)
+    assert [path.name for path in tmp_path.iterdir()] == [target.name]
+    assert target.read_bytes() == b"what was there before"
+
+
+def test_error_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"write_mano: expected a path that ends in \.pkl or \.npz, got hand\.json"):
+        write_mano(tmp_path / "hand.json")
+    with pytest.raises(ValueError, match="write_mano: expected side 'right' or 'left', got 'up'"):
+        write_mano(tmp_path / "hand.pkl", side="up")  # type: ignore[arg-type]
+    real_import = builtins.__import__
+
+    def without_scipy(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.startswith("scipy"):
+            raise ImportError(name)
+        return real_import(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without_scipy)
+    with pytest.raises(ImportError, match=r"scipy is not installed: pip install 'texalign\[mano\]', or write an \.npz"):
+        write_mano(tmp_path / "hand.pkl")
+    assert not list(tmp_path.iterdir())
+    assert write_mano(tmp_path / "hand.npz").exists()
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_surface_of_a_real_smplx_layer(folder: Path, side: str, surface: ta.HandSurface) -> None:
+    layer = smplx.MANO(str(folder / f"MANO_{side.upper()}.pkl"), is_rhand=side == "right", use_pca=False)
+    made = ta.HandSurface.from_layer(layer)
+    assert made.is_right == (side == "right")
+    assert torch.equal(made.texel_map(64).face_index >= 0, surface.texel_map(64).face_index >= 0)
+    if side == "right":
+        assert made.atlas_id == surface.atlas_id

@@ -1,0 +1,296 @@
+from __future__ import annotations
+
+import builtins
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn.functional import avg_pool2d
+
+import texalign as ta
+from photograph_folder import write_folder
+from texalign._internal import MissingExtraError
+from texalign.photographs import fit_photographs, photograph_ids, read_photographs
+from texalign.photographs import fitted as fitted_photographs
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photographs")
+    return folder, write_folder(folder, count=6)
+
+
+def annotations(folder, **changes):
+    """Write the folder's annotations anew with some arrays replaced, or removed by None."""
+    with np.load(folder / "annotations.npz") as file:
+        arrays = {**{name: file[name] for name in file.files}, **changes}
+    np.savez(folder / "annotations.npz", **{name: value for name, value in arrays.items() if value is not None})
+
+
+# --- what is read ---------------------------------------------------------------------
+
+
+def test_what_is_read_is_the_batch_with_its_left_hands_mirrored(written):
+    folder, batch = written
+    assert 0 < batch.is_right.sum() < 6, "some of both"
+    right = batch.canonical()
+    read = read_photographs(folder, image_size=64)
+    assert read.ids == photograph_ids(folder) == tuple(range(7, 13)) and len(read) == 6
+    torch.testing.assert_close(read.image, right.image, atol=1e-6, rtol=0)
+    torch.testing.assert_close(read.mask, right.mask, atol=0.003, rtol=0)
+    torch.testing.assert_close(read.vertices, right.vertices, atol=1e-5, rtol=1e-6)
+    torch.testing.assert_close(read.joints, right.joints, atol=1e-5, rtol=1e-6)
+    torch.testing.assert_close(read.camera.focal, right.camera.focal)
+    torch.testing.assert_close(read.camera.principal, right.camera.principal, atol=1e-4, rtol=0)
+    torch.testing.assert_close(read.keypoints, right.camera.project(right.joints), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("image_size", [64, 32, 96])
+def test_the_camera_projects_joints_onto_keypoints_in_any_size_on_any_side(written, image_size):
+    read = read_photographs(written[0], image_size=image_size)
+    torch.testing.assert_close(read.camera.project(read.joints), read.keypoints, atol=2e-3, rtol=0)
+    assert torch.equal(read.joints_image, read.keypoints)
+    assert read.image.shape == (6, 3, image_size, image_size)
+
+
+def test_annotations_count_pixels_at_their_centres(tmp_path):
+    marks = np.full((1, 21, 2), 3.0)
+    marks[0, 0] = 0.0
+    write_folder(tmp_path, 1, 16, keypoints_px=marks, hand=np.array("right"), K_crop=np.array([[20.0, 20.0, 7.5, 0.0]]))
+    read = read_photographs(tmp_path, image_size=16)
+    assert read.keypoints[0, :2].tolist() == [[0.5, 0.5], [3.5, 3.5]]
+    assert read.camera.principal.tolist() == [[8.0, 0.5]]  # 7.5 is the middle of 16 pixels
+    half = read_photographs(tmp_path, image_size=8)
+    assert half.keypoints[0, :2].tolist() == [[0.25, 0.25], [1.75, 1.75]]
+    assert half.camera.focal.tolist() == [[10.0, 10.0]]
+    # A lit pixel lies where its annotation says.
+    picture = np.zeros((16, 16, 3), np.uint8)
+    picture[5, 3] = 255
+    Image.fromarray(picture).save(tmp_path / "images" / "00007.png")
+    for hand, column in (("right", 3), ("left", 12)):
+        annotations(tmp_path, hand=np.array(hand), keypoints_px=np.broadcast_to([3.0, 5.0], (1, 21, 2)))
+        read = read_photographs(tmp_path, image_size=16)
+        assert read.keypoints[0, 0].floor().tolist() == [column, 5]
+        assert read.image[0, 0].nonzero().tolist() == [[5, column]]
+
+
+def test_images_are_resized_by_area(written):
+    whole, half = (read_photographs(written[0], image_size=size) for size in (64, 32))
+    torch.testing.assert_close(half.image, avg_pool2d(whole.image, 2))
+
+
+def test_numbers_choose_and_order(written):
+    folder, _ = written
+    every = read_photographs(folder, image_size=32)
+    some = read_photographs(folder, [11, 7], 32)
+    assert some.ids == (11, 7)
+    for name in ("image", "mask", "keypoints", "vertices", "joints"):
+        assert torch.equal(getattr(some, name), getattr(every, name)[[4, 0]])
+    picked = every.select(torch.tensor([4, 0]))
+    assert picked.ids == some.ids and picked.fingerprint() == some.fingerprint() != every.fingerprint()
+    assert every.to("cpu").fingerprint() == every.fingerprint()
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".png"])
+def test_any_of_the_suffixes(tmp_path, suffix):
+    batch = write_folder(tmp_path, 1, 32, suffix=suffix, left_share=0)
+    assert (read_photographs(tmp_path, image_size=32).image - batch.image).abs().mean() < 0.06
+
+
+def test_what_is_optional_may_be_missing(tmp_path):
+    absent = dict.fromkeys(("keypoints_px", "joints_cam_cm", "vertices_cam_cm"))
+    write_folder(tmp_path, 2, 32, masks=False, hand=np.array("left"), **absent)
+    read = read_photographs(tmp_path, image_size=32)
+    assert read.mask is None and read.joints is None and read.vertices is None and read.hand_id is None
+    assert torch.equal(read.keypoints, read.joints_image)
+    assert read.select(torch.tensor([1])).mask is None
+
+
+def test_detected_keypoints_come_before_true_ones_and_may_be_unknown(tmp_path):
+    marks = np.full((2, 21, 2), 4.0)
+    marks[0, 3] = np.nan
+    write_folder(tmp_path, 2, 32, keypoints_px=None, mediapipe_px=marks, hand=np.array("right"))
+    read = read_photographs(tmp_path, image_size=32)
+    assert torch.isnan(read.keypoints[0, 3]).all() and (read.keypoints[1] == 4.5).all()
+
+
+def test_pseudo_masks_serve_where_no_masks_are(tmp_path):
+    write_folder(tmp_path, 1, 32)
+    (tmp_path / "masks").rename(tmp_path / "pseudo_masks")
+    assert read_photographs(tmp_path, image_size=32).mask is not None
+
+
+def test_hand_ids_are_read(tmp_path):
+    write_folder(tmp_path, 3, 32, hand_id=np.array([4, 9, 4], np.int32))
+    read = read_photographs(tmp_path, [9, 7], 32)
+    assert read.hand_id.tolist() == [4, 4] and read.hand_id.dtype == torch.int64
+
+
+# --- what is refused ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ids": None}, r"expected the arrays ids, image_size, hand and K_crop in .*, got no ids"),
+        ({"K_crop": None, "hand": None}, r"got no hand, K_crop"),
+        ({"keypoints_px": None, "joints_px": None}, r"expected one of keypoints_px, mediapipe_px, joints_px"),
+        ({"ids": np.array([1.0, 2.0])}, r"expected ids \(N,\) of whole numbers, got \(2,\) of float64"),
+        ({"ids": np.array([7, 7])}, r"expected ids that differ, got a number twice"),
+        ({"image_size": np.array(0)}, r"expected image_size, one whole number above 0, got 0"),
+        ({"image_size": np.array([32, 32])}, r"expected image_size, one whole number above 0"),
+        ({"hand": np.array("both")}, r"expected hand of 'left' and 'right', got \{'both'\}"),
+        ({"hand": np.array(["left"] * 3)}, r"expected hand, one word or \(2,\), got \(3,\)"),
+        ({"K_crop": np.ones((2, 3, 3))}, r"expected K_crop \(2, 4\), got \(2, 3, 3\)"),
+        ({"K_crop": np.array([["a"] * 4] * 2)}, r"expected K_crop of numbers, got <U1"),
+        ({"keypoints_px": np.zeros((2, 20, 2))}, r"expected keypoints_px \(2, 21, 2\), got \(2, 20, 2\)"),
+        ({"joints_cam_cm": np.zeros((1, 21, 3))}, r"expected joints_cam_cm \(2, 21, 3\), got \(1, 21, 3\)"),
+        ({"vertices_cam_cm": np.zeros((2, 779, 3))}, r"expected vertices_cam_cm \(2, 778, 3\)"),
+        ({"hand_id": np.zeros(2)}, r"expected hand_id of whole numbers, got float64"),
+        (
+            {"K_crop": np.array([[50.0, 50, 16, 16], [50, np.nan, 16, 16]])},
+            r"expected K_crop finite, with focal lengths above 0, got .*nan.* for photograph 8",
+        ),
+        ({"K_crop": np.zeros((2, 4))}, r"focal lengths above 0, got \[0\. 0\. 0\. 0\.\] for photograph 7"),
+        (
+            {"vertices_cam_cm": np.full((2, 778, 3), np.nan)},
+            r"expected vertices_cam_cm finite and before the camera, got nan for photograph 7",
+        ),
+        ({"vertices_cam_cm": np.full((2, 778, 3), -1.0)}, r"before the camera, got -1\.0 for photograph 7"),
+        ({"keypoints_px": np.array([{}, {}], dtype=object)}, r"expected an archive of plain arrays in .*annotations"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_named(tmp_path, changes, message):
+    write_folder(tmp_path, 2, 32, **changes)
+    with pytest.raises(ValueError, match=f"read_photographs: .*{message}"):
+        read_photographs(tmp_path, image_size=32)
+
+
+def test_bad_values_of_photographs_that_are_not_asked_for_do_not_matter(tmp_path):
+    write_folder(tmp_path, 2, 32, K_crop=np.array([[50.0, 50, 16, 16], [0, 0, 16, 16]]))
+    assert len(read_photographs(tmp_path, [7], 32)) == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", pickle.dumps([1]), b"PK\x03\x04 cut off"])
+def test_an_archive_that_is_none_is_named(tmp_path, content):
+    write_folder(tmp_path, 1, 32)
+    (tmp_path / "annotations.npz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"expected an archive of plain arrays in .*annotations\.npz, got "):
+        read_photographs(tmp_path)
+
+
+def test_missing_files_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"expected .*annotations\.npz \(see docs/photographs\.md\), got no"):
+        read_photographs(tmp_path / "nowhere")
+    write_folder(tmp_path, 2, 32)
+    (tmp_path / "masks" / "00008.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"expected .*masks.00008\.jpg, \.jpeg or \.png, got no such file"):
+        read_photographs(tmp_path)
+    (tmp_path / "images" / "00007.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"images.00007\.jpg"):
+        read_photographs(tmp_path)
+
+
+def test_images_that_do_not_fit_are_named(tmp_path):
+    write_folder(tmp_path, 2, 32)
+    path = tmp_path / "images" / "00008.png"
+    Image.new("RGB", (32, 40)).save(path)
+    with pytest.raises(ValueError, match=r"expected images of image_size 32 × 32, got 32 × 40 in .*00008\.png"):
+        read_photographs(tmp_path)
+    path.write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"read_photographs: expected an image in .*00008\.png, got "):
+        read_photographs(tmp_path)
+
+
+def test_numbers_that_do_not_fit_are_named(written):
+    with pytest.raises(ValueError, match=r"expected numbers in .*annotations\.npz, got \[1, 2\]"):
+        read_photographs(written[0], [7, 2, 1])
+    with pytest.raises(ValueError, match=r"expected at least one photograph, got none"):
+        read_photographs(written[0], [])
+    with pytest.raises(ValueError, match=r"expected image_size > 0, got 0"):
+        read_photographs(written[0], image_size=0)
+
+
+def test_without_pillow_the_way_out_is_told(written, monkeypatch):
+    real = builtins.__import__
+
+    def missing(name, *arguments, **options):
+        if name.partition(".")[0] == "PIL":
+            raise ImportError(name)
+        return real(name, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.raises(MissingExtraError, match=r'reading photographs needs pillow: pip install "texalign\[demo\]"'):
+        read_photographs(written[0])
+
+
+# --- meshes over them -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def detected(tmp_path_factory):
+    """Photographs without meshes: five to believe, one with too few keypoints, one whose keypoints are no hand's."""
+    folder = tmp_path_factory.mktemp("detected")
+    batch = write_folder(folder, count=7, seed=4, vertices_cam_cm=None, joints_cam_cm=None, joints_px=None)
+    with np.load(folder / "annotations.npz") as file:
+        marks = file["keypoints_px"].copy()
+    marks[2, 5:16] = np.nan
+    marks[4] = np.random.default_rng(0).uniform(0, 64, (21, 2))
+    annotations(folder, keypoints_px=marks)
+    return read_photographs(folder, image_size=64), batch.canonical()
+
+
+@pytest.fixture(scope="module")
+def fitted(detected, tmp_path_factory):
+    file, told = tmp_path_factory.mktemp("run") / "deep" / "fits.npz", []
+    return fit_photographs(detected[0], file, lambda *done: told.append(done)), file, told
+
+
+def test_hands_are_fitted_and_bad_fits_left_out(detected, fitted):
+    photographs, batch = detected
+    found, _, told = fitted
+    assert found.photographs.ids == (7, 8, 10, 12, 13) and found.left_out == 2 and len(found) == 5
+    assert told == [(7, 7)]
+    assert found.fingerprint == photographs.fingerprint()
+    true = batch.camera.project(batch.vertices)[[0, 1, 3, 5, 6]]
+    error = (found.photographs.camera.project(found.vertices) - true).norm(dim=-1).mean(dim=1)
+    assert error.median() < 1.5 and error.max() < 4  # pixels of 64
+
+
+def test_kept_fits_are_read_and_not_made_again(detected, fitted, monkeypatch):
+    found, file, _ = fitted
+    monkeypatch.setattr(fitted_photographs, "fit_to_keypoints", None)
+    again = fit_photographs(detected[0], file)
+    assert torch.equal(again.vertices, found.vertices) and again.photographs.ids == found.photographs.ids
+    assert sorted(path.name for path in file.parent.iterdir()) == ["fits.npz"]
+
+
+def test_fits_of_others_and_damaged_fits_are_refused(detected, fitted, tmp_path):
+    photographs, (_, file, _) = detected[0], fitted
+    with pytest.raises(ValueError, match=r"fit_photographs: expected the photographs that .*fits\.npz was made for"):
+        fit_photographs(photographs.select(torch.arange(3)), file)
+    whole = file.read_bytes()
+    for content in (b"", b"nothing", whole[: len(whole) // 2]):
+        (tmp_path / "fits.npz").write_bytes(content)
+        with pytest.raises(ValueError, match=r"fit_photographs: expected fits in .*fits\.npz, got a damaged file"):
+            fit_photographs(photographs, tmp_path / "fits.npz")
+
+
+def test_no_photograph_to_believe_is_said(detected):
+    with pytest.raises(
+        ValueError, match=r"expected a photograph on whose keypoints the hand can be laid, got none of 2"
+    ):
+        fit_photographs(detected[0].select(torch.tensor([2, 4])))
+
+
+def test_meshes_of_the_folder_are_taken_as_they_are(written, tmp_path, surface):
+    photographs = read_photographs(written[0], image_size=64)
+    found = fit_photographs(photographs, tmp_path / "fits.npz")
+    assert found.vertices is photographs.vertices and found.parameters is None and found.left_out == 0
+    assert not (tmp_path / "fits.npz").exists()
+    # They lie over the images: under them the masks are full.
+    covered = ta.TexturedHandRenderer(surface, 64)(found.vertices, photographs.camera, torch.ones(1, 3, 4, 4)).coverage
+    right = written[1].canonical()
+    torch.testing.assert_close(covered * (1 - right.occluder_mask), photographs.mask, atol=0.01, rtol=0)

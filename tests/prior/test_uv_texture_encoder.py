@@ -1,0 +1,506 @@
+from __future__ import annotations
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.utils.flop_counter import FlopCounterMode
+
+import texalign as ta
+from texalign.hand import sample_pose
+from texalign.prior import UVTextureEncoder
+from texalign.prior.uv_texture_encoder import AtlasCells, fourier_features, pool_observations, touched_cells
+from texalign.synthetic import generate
+
+TINY = {"texture_size": 32, "latent_grid": 8, "width": 24, "layers": 1, "heads": 2}
+
+
+def awake(encoder, seed=1):
+    """The head begins at zero, where every texture is the mean colour: give it weights so that tests see the rest."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in (*encoder.decoder.head.parameters(), encoder.mean_colour):
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return encoder
+
+
+@pytest.fixture(scope="module")
+def tiny(surface):
+    torch.manual_seed(0)
+    return awake(UVTextureEncoder(surface, **TINY)).eval()
+
+
+def observe(batch=2, count=40, seed=0, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        return torch.rand(*shape, generator=generator, dtype=dtype)
+
+    valid = draw(batch, count) > 0.2
+    return ta.UVObservations(draw(batch, count, 2), 0.1 + 0.8 * draw(batch, count, 3), valid)
+
+
+def join(*parts):
+    return ta.UVObservations(
+        *(torch.cat([getattr(part, name) for part in parts], 1) for name in ("uv", "rgb", "valid"))
+    )
+
+
+def close(actual, expected, atol=1e-5):
+    torch.testing.assert_close(actual, expected, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("texture_size", [32, 64, 128])
+@pytest.mark.parametrize(("batch", "count"), [(2, 40), (1, 1), (3, 0), (0, 40), (0, 0)])
+def test_shapes_and_ranges(surface, texture_size, batch, count):
+    encoder = awake(UVTextureEncoder(surface, **{**TINY, "texture_size": texture_size}))
+    texture, log_variance = encoder(observe(batch, count), return_log_variance=True)
+    assert texture.shape == (batch, 3, texture_size, texture_size) and texture.dtype == torch.float32
+    assert log_variance.shape == (batch, 1, texture_size, texture_size) and log_variance.dtype == torch.float32
+    assert ((texture >= 0) & (texture <= 1)).all()
+    assert ((log_variance >= -8) & (log_variance <= 0)).all()
+    assert encoder(observe(batch, count)).equal(texture)
+
+
+def test_the_default_is_small_enough_to_ship_and_normalises_nothing_over_the_batch(surface):
+    encoder = UVTextureEncoder(surface)
+    assert encoder(observe(1)).shape == (1, 3, 128, 128)
+    assert sum(parameter.numel() for parameter in encoder.parameters()) <= 3_000_000
+    assert sum(tensor.nbytes for tensor in encoder.state_dict().values()) < 8_000_000
+    assert not any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in encoder.modules())
+
+
+def test_cells_are_those_that_touch_a_chart(surface):
+    cells = touched_cells(surface, 8)
+    centre = surface.uv[surface.uv_faces].mean(dim=1)
+    column, row = (centre * 8).long().unbind(-1)
+    assert set((row * 8 + column).tolist()) <= set(cells)
+    assert 20 < len(cells) < 60
+
+
+def test_before_training_the_texture_is_the_mean_of_the_valid_colours(surface):
+    observations = observe()
+    texture = UVTextureEncoder(surface, **TINY)(observations)
+    weight = observations.valid[..., None]
+    mean = (observations.rgb * weight).sum(1) / weight.sum(1)
+    close(texture, mean[:, :, None, None].expand_as(texture))
+
+
+def test_order_does_not_matter(tiny):
+    observations = observe()
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(3))
+    shuffled = ta.UVObservations(observations.uv[:, order], observations.rgb[:, order], observations.valid[:, order])
+    for actual, expected in zip(tiny(shuffled, return_log_variance=True), tiny(observations, return_log_variance=True)):
+        close(actual, expected)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.7, 1e30, float("inf"), float("nan")])
+def test_padding_has_no_influence_whatever_it_holds(tiny, value):
+    observations = observe()
+    padding = ta.UVObservations(
+        torch.full((2, 9, 2), value), torch.full((2, 9, 3), value), torch.zeros(2, 9, dtype=torch.bool)
+    )
+    close(tiny(join(observations, padding)), tiny(observations))
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_observations_that_are_not_finite_count_as_padding(tiny, value):
+    observations = observe()
+    rgb, uv, valid = observations.rgb.clone(), observations.uv.clone(), observations.valid.clone()
+    rgb[0, 3, 1], uv[1, 5, 0] = value, value
+    valid[0, 3] = valid[1, 5] = True
+    kept = valid.clone()
+    kept[0, 3] = kept[1, 5] = False
+    close(tiny(ta.UVObservations(uv, rgb, valid)), tiny(ta.UVObservations(observations.uv, observations.rgb, kept)))
+
+
+def test_valid_observations_do_matter(tiny):
+    observations = observe()
+    other = ta.UVObservations(observations.uv.flip(1), observations.rgb, observations.valid)
+    assert (tiny(observations) - tiny(other)).abs().mean() > 1e-3
+
+
+def test_an_empty_set_gives_the_mean_texture_and_finite_gradients(surface):
+    encoder = awake(UVTextureEncoder(surface, **TINY))
+    observations = observe(3)
+    valid = observations.valid.clone()
+    valid[1] = False
+    rgb, uv = observations.rgb.requires_grad_(), observations.uv.requires_grad_()
+    texture = encoder(ta.UVObservations(uv, rgb, valid))
+    close(texture[1:2], encoder(observe(1, 0)))
+    texture.square().sum().backward()
+    for tensor in (rgb, uv, *encoder.parameters()):
+        assert tensor.grad is not None and tensor.grad.isfinite().all()
+    assert (rgb.grad[1] == 0).all() and rgb.grad[0].abs().sum() > 0
+    assert encoder.mean_colour.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("colour", [0.0, 1.0, 0.5])
+def test_one_colour_everywhere_has_finite_gradients(tiny, colour):
+    rgb = torch.full((1, 20, 3), colour, requires_grad=True)
+    observations = observe(1, 20)
+    texture = tiny(ta.UVObservations(observations.uv, rgb, observations.valid))
+    texture.sum().backward()
+    assert texture.isfinite().all() and rgb.grad.isfinite().all()
+
+
+def test_exposure_and_contrast_carry_over(surface):
+    """In logits, brighter and more contrasty observations give a brighter and more contrasty texture."""
+    encoder = awake(UVTextureEncoder(surface, **TINY)).double()
+    with torch.no_grad():
+        encoder.palette.weight.zero_()
+    observations = observe(1, 60, dtype=torch.float64)
+    logits = (observations.rgb - 0.5) * 2
+    spread = [
+        encoder(ta.UVObservations(observations.uv, (logits * gain).sigmoid(), observations.valid)).logit().std().item()
+        for gain in (1, 2)
+    ]
+    assert spread[1] / spread[0] == pytest.approx(2, rel=0.1)
+
+
+def test_grouping_is_putting_the_tokens_side_by_side(tiny):
+    observations = observe(4)
+    group = torch.tensor([-7, 10**12, -7, -7])
+    texture, log_variance = tiny(observations, group=group, return_log_variance=True)
+
+    def image(index):
+        own = slice(index, index + 1)
+        return ta.UVObservations(observations.uv[own], observations.rgb[own], observations.valid[own])
+
+    shared, shared_log_variance = tiny(join(image(0), image(2), image(3)), return_log_variance=True)
+    for index in (0, 2, 3):
+        close(texture[index : index + 1], shared)
+        close(log_variance[index : index + 1], shared_log_variance)
+    close(texture[1:2], tiny(image(1)))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])
+def test_one_image_an_id_is_no_grouping(tiny, dtype):
+    observations = observe(3)
+    close(tiny(observations, group=torch.tensor([5, 2, 9], dtype=dtype)), tiny(observations))
+
+
+def test_gradients_reach_every_image_of_a_group(tiny):
+    observations = observe(3)
+    rgb = observations.rgb.requires_grad_()
+    texture = tiny(ta.UVObservations(observations.uv, rgb, observations.valid), group=torch.tensor([1, 1, 0]))
+    texture[0].square().sum().backward()
+    assert rgb.grad[0].abs().sum() > 0 and rgb.grad[1].abs().sum() > 0
+    assert (rgb.grad[2] == 0).all()
+
+
+def test_pooling_pads_the_smaller_groups():
+    observations = observe(4, 5)
+    pooled, member = pool_observations(observations, torch.tensor([3, 1, 3, 3]))
+    assert pooled.valid.shape == (2, 15) and member.tolist() == [1, 0, 1, 1]
+    assert pooled.valid[0, :5].equal(observations.valid[1]) and not pooled.valid[0, 5:].any()
+    assert pooled.rgb[1].equal(observations.rgb[[0, 2, 3]].flatten(0, 1))
+
+
+def test_gradients_match_finite_differences():
+    torch.manual_seed(0)
+    sizes = {"texture_size": 8, "latent_grid": 2, "width": 8, "layers": 1, "heads": 2}
+    encoder = awake(UVTextureEncoder(AtlasCells("tiny", (0, 1, 3)), **sizes)).double()
+    observations = observe(2, 4, seed=4, dtype=torch.float64)
+    weight = encoder.reading.log_sharpness
+
+    def run(uv, rgb, log_sharpness):
+        given = {"reading.log_sharpness": log_sharpness}
+        arguments = (ta.UVObservations(uv, rgb, observations.valid),)
+        return torch.func.functional_call(encoder, given, arguments, {"return_log_variance": True})
+
+    inputs = (observations.uv, observations.rgb, weight.detach())
+    assert torch.autograd.gradcheck(run, tuple(tensor.clone().requires_grad_() for tensor in inputs), atol=1e-4)
+
+
+def test_fourier_features_by_hand():
+    features = fourier_features(torch.tensor([[0.25, 1.0]], dtype=torch.float64))[0]
+    assert features[:4].numpy() == pytest.approx([-0.5, 1.0, np.sqrt(0.5), 1.0])
+    assert len(features) == 30
+
+
+def test_autocast_runs_in_half_precision_and_returns_float32(tiny):
+    observations = observe()
+    seen = []
+    handle = tiny.mixing[0].output.register_forward_hook(lambda *arguments: seen.append(arguments[2].dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        texture, log_variance = tiny(observations, return_log_variance=True)
+    handle.remove()
+    assert seen == [torch.bfloat16]
+    assert texture.dtype == log_variance.dtype == torch.float32
+    close(texture, tiny(observations), atol=0.03)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_weights_and_observations_of_other_dtypes(surface, dtype):
+    encoder = awake(UVTextureEncoder(surface, **TINY)).to(dtype)
+    texture = encoder(observe())
+    assert texture.isfinite().all()
+    assert encoder(observe(dtype=torch.float64)).dtype == torch.float64
+
+
+def test_compiles_to_the_same_values_and_gradients(tiny):
+    results = []
+    for call in (tiny, torch.compile(tiny, backend="aot_eager", fullgraph=True)):
+        observations = observe()
+        rgb = observations.rgb.requires_grad_()
+        texture = call(ta.UVObservations(observations.uv, rgb, observations.valid))
+        texture.square().sum().backward()
+        results.append((texture.detach(), rgb.grad))
+    close(results[1][0], results[0][0])
+    close(results[1][1], results[0][1], atol=1e-4)
+
+
+def test_work_is_linear_in_tokens(tiny):
+    def flops(count):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            tiny(observe(1, count))
+        return counter.get_total_flops()
+
+    base, once, twice = flops(0), flops(200), flops(400)
+    assert twice - base == 2 * (once - base) > 0
+
+
+def test_results_repeat(surface):
+    textures = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        textures.append(awake(UVTextureEncoder(surface, **TINY))(observe()))
+    assert textures[0].equal(textures[1])
+
+
+def test_every_parameter_gets_a_gradient_even_without_tokens_or_log_variance(surface):
+    """DistributedDataParallel waits for ever for a parameter that no sample of the batch uses."""
+    encoder = awake(UVTextureEncoder(surface, **TINY))
+    encoder(observe(2, 0)).sum().backward()
+    assert [name for name, parameter in encoder.named_parameters() if parameter.grad is None] == []
+
+
+def test_a_tiny_encoder_learns_one_hand(surface, smooth_texture):
+    torch.manual_seed(0)
+    encoder = UVTextureEncoder(surface, **TINY)
+    inside = surface.texel_map(32).face_index >= 0
+    row, column = inside.nonzero().unbind(-1)
+    uv = (torch.stack([column, row], dim=-1) + 0.5) / 32
+    colours = torch.nn.functional.avg_pool2d(smooth_texture, 4)[0, :, inside].T
+    generator = torch.Generator().manual_seed(0)
+    optimiser = torch.optim.Adam(encoder.parameters(), lr=1e-2)
+    for _ in range(60):
+        chosen = torch.rand(4, len(uv), generator=generator).argsort(dim=1)[:, :64]
+        texture = encoder(ta.UVObservations(uv[chosen], colours[chosen], torch.ones(4, 64, dtype=torch.bool)))
+        error = (texture[:, :, inside] - colours.T).abs().mean()
+        optimiser.zero_grad()
+        error.backward()
+        optimiser.step()
+    assert error < 0.35 * (colours - colours.mean(dim=0)).abs().mean()
+
+
+def quarter_turns(vertices):
+    """(4, V, 3): one hand from four sides, turned about its own vertical axis."""
+    centre = vertices.mean(dim=0)
+    angle = torch.arange(4) * torch.pi / 2
+    zero, one = torch.zeros(4), torch.ones(4)
+    rows = [angle.cos(), zero, angle.sin(), zero, one, zero, -angle.sin(), zero, angle.cos()]
+    turn = torch.stack(rows, dim=-1).reshape(4, 1, 3, 3)
+    return (turn @ (vertices - centre)[None, :, :, None])[..., 0] + centre
+
+
+def hidden_errors(encoder, surface, hand, count=12):
+    """Mean L1 error over the texels that the first of four views hides: from that view alone, and from all four."""
+    textures = generate(count, 64, torch.Generator().manual_seed(7), left_share=0.0).texture
+    poses = sample_pose(count, torch.Generator().manual_seed(8))
+    renderer = ta.TexturedHandRenderer(surface, 96, backend="torch")
+    inside = (surface.texel_map(128).face_index >= 0)[None, None]
+    camera = ta.PinholeCamera(torch.full((4, 2), 192.0), torch.full((4, 2), 48.0))
+    errors = []
+    for index in range(count):
+        vertices = hand(poses[index : index + 1]).vertices[0]
+        vertices = quarter_turns(vertices - vertices.mean(dim=0) + torch.tensor([0.0, 0.0, 0.5]))
+        rendering = renderer(vertices, camera, textures[index].expand(4, -1, -1, -1))
+        draws = torch.Generator().manual_seed(index)
+        observations = renderer.observe(vertices, camera, rendering.image, count=384, generator=draws)
+        seen = renderer.unwrap(vertices, camera, rendering.image, texture_size=128)[1]
+        hidden = (inside & (seen[:1] == 0)).expand(-1, 3, -1, -1)
+        alone = encoder(observations)[:1]
+        together = encoder(observations, group=torch.zeros(4, dtype=torch.int64))[:1]
+        truth = textures[index : index + 1]
+        errors.append([(texture - truth).abs()[hidden].mean() for texture in (alone, together)])
+    return torch.tensor(errors).mean(dim=0).tolist()
+
+
+def test_four_views_reveal_what_one_hides(surface, hand):
+    encoder = UVTextureEncoder.from_pretrained()
+    with torch.no_grad():
+        alone, together = hidden_errors(encoder, surface, hand)
+    assert together < 0.7 * alone
+
+
+# Persistence
+
+
+def test_saved_and_loaded_is_bitwise_the_same(tiny, tmp_path, surface):
+    provenance = {"steps": 3, "images": "synthetic"}
+    for path in (tmp_path / "new" / "folder", tmp_path / "prior.safetensors", tmp_path / "model.safetensors"):
+        tiny.save_pretrained(path, provenance)
+        loaded = UVTextureEncoder.from_pretrained(path, surface)
+        assert not loaded.training and loaded.provenance == provenance
+        assert (loaded.atlas_id, loaded.architecture) == (surface.atlas_id, tiny.architecture)
+        for name, tensor in tiny.state_dict().items():
+            assert loaded.state_dict()[name].equal(tensor), name
+        assert loaded(observe()).equal(tiny(observe()))
+    assert sorted(file.name for file in tmp_path.iterdir() if file.is_file()) == [
+        "config.json", "model.safetensors", "prior.json", "prior.safetensors"
+    ]  # fmt: skip
+
+
+def test_a_copy_through_pickle_is_the_same(tiny):
+    assert pickle.loads(pickle.dumps(tiny))(observe()).equal(tiny(observe()))
+
+
+def test_a_failed_write_leaves_the_old_file(tiny, tmp_path, monkeypatch):
+    tiny.save_pretrained(tmp_path)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    monkeypatch.setattr("os.fsync", lambda descriptor: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        tiny.save_pretrained(tmp_path, {"steps": 9})
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_weights_of_another_atlas_are_refused(tiny, tmp_path, surface):
+    tiny.save_pretrained(tmp_path)
+    other = ta.HandSurface(surface.faces, surface.uv * 0.999, surface.uv_faces)
+    with pytest.raises(ValueError, match=f"atlas {other.atlas_id}, got weights for atlas {surface.atlas_id}"):
+        UVTextureEncoder.from_pretrained(tmp_path, other)
+
+
+@pytest.mark.parametrize("name", ["model.bin", "model.pt", "model.pth", "model.pkl", "model.ckpt"])
+def test_pickles_are_refused_unread(tiny, tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(pickle.dumps({"a": 1}))
+    with pytest.raises(ValueError, match="expected safetensors weights, got .*never read"):
+        UVTextureEncoder.from_pretrained(path)
+    with pytest.raises(ValueError, match=r"NAME\.safetensors to save to"):
+        tiny.save_pretrained(path)
+
+
+def test_a_pickle_in_disguise_is_refused(tiny, tmp_path):
+    tiny.save_pretrained(tmp_path)
+    torch.save(tiny.state_dict(), tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"expected safetensors weights in .*model\.safetensors"):
+        UVTextureEncoder.from_pretrained(tmp_path)
+
+
+def test_missing_files_are_named(tiny, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"expected model\.safetensors in .*nowhere"):
+        UVTextureEncoder.from_pretrained(tmp_path / "nowhere")
+    tiny.save_pretrained(tmp_path)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"expected config\.json"):
+        UVTextureEncoder.from_pretrained(tmp_path)
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(ValueError, match="expected safetensors weights, got"):
+        UVTextureEncoder.from_pretrained(tmp_path / "notes.txt")
+
+
+def test_no_bundled_weights_is_said_plainly(monkeypatch):
+    monkeypatch.setattr("texalign.prior.weights.BUNDLED", "absent")
+    with pytest.raises(FileNotFoundError, match=r"bundled weights assets/absent\.safetensors"):
+        UVTextureEncoder.from_pretrained()
+
+
+@pytest.mark.parametrize("size", [0, 7, 2000, -1])
+def test_a_truncated_file_is_refused(tiny, tmp_path, size):
+    tiny.save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(ValueError, match="a damaged file"):
+        UVTextureEncoder.from_pretrained(tmp_path)
+
+
+def test_altered_weights_are_refused(tiny, tmp_path):
+    def alter(change):
+        tiny.save_pretrained(tmp_path)
+        weights = load_file(tmp_path / "model.safetensors")
+        change(weights)
+        save_file(weights, tmp_path / "model.safetensors")
+
+    alter(lambda weights: weights.pop("mean_colour"))
+    with pytest.raises(ValueError, match="expected tensor mean_colour"):
+        UVTextureEncoder.from_pretrained(tmp_path)
+    alter(lambda weights: weights.update(extra=torch.zeros(1)))
+    with pytest.raises(ValueError, match="only the architecture's tensors in .*, got extra"):
+        UVTextureEncoder.from_pretrained(tmp_path)
+    alter(lambda weights: weights.update(mean_colour=torch.zeros(4)))
+    with pytest.raises(ValueError, match=r"expected mean_colour \(3,\) in .*got \(4,\)"):
+        UVTextureEncoder.from_pretrained(tmp_path)
+    alter(lambda weights: weights.update(mean_colour=torch.zeros(3, dtype=torch.int32)))
+    with pytest.raises(ValueError, match="mean_colour of a floating dtype"):
+        UVTextureEncoder.from_pretrained(tmp_path)
+    alter(lambda weights: weights["mean_colour"].add_(1))
+    with pytest.raises(ValueError, match="expected the weights with SHA-256"):
+        UVTextureEncoder.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text[:40], "expected JSON"),
+        (lambda text: "[]", "expected the format .* got list"),
+        (lambda text: text.replace("UVTextureEncoder/1", "UVTextureEncoder/9"), "got texalign.UVTextureEncoder/9"),
+        (lambda text: text.replace("atlas_id", "atlas"), "nothing for atlas_id"),
+        (lambda text: text.replace('"heads"', '"hands"'), "expected an encoder's configuration"),
+        (lambda text: text.replace('"width": 24', '"width": 25'), "width to be a multiple"),
+        (lambda text: text.replace('"width": 24', '"width": 28'), r"expected query \(40, 28\)"),
+        (lambda text: json.dumps({**json.loads(text), "cells": [64]}), r"expected cells in \[0, 64\)"),
+        (lambda text: json.dumps({**json.loads(text), "cells": "ab"}), r"expected cells in \[0, 64\)"),
+        (lambda text: json.dumps({**json.loads(text), "cells": None}), "expected an encoder's configuration"),
+        (lambda text: json.dumps({**json.loads(text), "cells": [1, 2]}), r"expected query \(2, 24\)"),
+    ],
+)
+def test_altered_configurations_are_refused(tiny, tmp_path, change, message):
+    tiny.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(change(path.read_text()))
+    with pytest.raises(ValueError, match=message):
+        UVTextureEncoder.from_pretrained(tmp_path)
+
+
+# What a caller may get wrong
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"texture_size": 100}, "UVTextureEncoder: expected texture_size to be a power of two, got 100"),
+        ({"latent_grid": 0}, "expected latent_grid to be a power of two, got 0"),
+        ({"texture_size": 16}, r"expected texture_size >= 4 \* latent_grid = 32, got 16"),
+        ({"width": 25}, r"expected width to be a multiple of 2 \* heads = 4, got 25"),
+        ({"layers": -1}, "expected layers >= 0, got -1"),
+        ({"heads": 0}, "expected heads > 0, got 0"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(surface, sizes, message):
+    with pytest.raises(ValueError, match=message):
+        UVTextureEncoder(surface, **{**TINY, **sizes})
+
+
+def test_calls_that_make_no_sense_are_refused(tiny, surface):
+    with pytest.raises(TypeError, match="expected surface to be a HandSurface, got str"):
+        UVTextureEncoder("mano")
+    with pytest.raises(TypeError, match="expected surface to be a HandSurface, got str"):
+        UVTextureEncoder.from_pretrained(None, "mano")
+    with pytest.raises(TypeError, match="expected observations to be UVObservations, got Tensor"):
+        tiny(torch.zeros(1, 4, 5))
+    with pytest.raises(TypeError, match=r"expected group to be a torch\.Tensor, got list"):
+        tiny(observe(), group=[0, 0])
+    with pytest.raises(ValueError, match=r"expected group \(2,\), got \(3,\)"):
+        tiny(observe(), group=torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"expected group of an integer dtype, got torch\.float32"):
+        tiny(observe(), group=torch.zeros(2))
+    with pytest.raises(ValueError, match="expected uv on the device of weights"):
+        tiny(ta.UVObservations(*(getattr(observe(), name).to("meta") for name in ("uv", "rgb", "valid"))))
+    assert surface.atlas_id in repr(tiny) and "latent_grid=8" in repr(tiny)

@@ -1,0 +1,390 @@
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import pickle
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import texalign as ta
+from texalign import mano
+from texalign.mano import write_mano
+
+PRIOR_SHA256 = "f50490f72a731263d57073c20517d3c412db58a5a5448ffc45475dfa49398ca0"
+
+
+def arrays(surface):
+    return surface.faces.numpy().copy(), surface.uv.numpy().copy(), surface.uv_faces.numpy().copy()
+
+
+def test_mano_topology(surface):
+    assert (surface.vertex_count, len(surface.faces), len(surface.uv)) == (778, 1538, 905)
+    assert (surface.edges.shape, surface.edge_faces.shape) == ((2315, 2), (2315, 2))
+    assert surface.is_right
+    # Euler characteristic of a disc: one hole, the wrist.
+    assert 778 - len(surface.edges) + len(surface.faces) == 1
+    (wrist,) = surface.boundary_loops
+    assert set(wrist) == {92, 38, 122, 118, 117, 119, 120, 108, 79, 78, 121, 214, 215, 279, 239, 234}
+    assert (surface.edge_faces[:, 1] == -1).sum() == 16
+    assert (surface.twins == -1).sum() == 16
+
+
+def test_twins_are_the_same_edge_in_the_neighbour(surface):
+    faces, twins = surface.faces.tolist(), surface.twins.reshape(-1).tolist()
+
+    def ends(number):
+        face, edge = divmod(number, 3)
+        return faces[face][(edge + 1) % 3], faces[face][(edge + 2) % 3]
+
+    for number, twin in enumerate(twins):
+        if twin >= 0:
+            assert twins[twin] == number
+            assert ends(twin) == ends(number)[::-1]
+        else:
+            assert sum(set(ends(number)) <= set(face) for face in faces) == 1
+
+
+def test_edge_faces_contain_their_edge(surface):
+    for edge, pair in zip(surface.edges.tolist(), surface.edge_faces.tolist()):
+        for face in pair:
+            assert face == -1 or set(edge) <= set(surface.faces[face].tolist())
+
+
+def test_wound_outwards(surface, hand):
+    """The signed volume of the closed hand is that of a hand: 0.2 to 0.5 litres, not its negative."""
+    corner = hand(torch.zeros(1, 16, 3)).vertices[0][surface.closed_wrist().faces]
+    volume = (corner[:, 0] * torch.linalg.cross(corner[:, 1], corner[:, 2])).sum() / 6
+    assert 2e-4 < volume < 5e-4
+
+
+def test_texel_map_returns_to_its_own_texel(surface):
+    size = 64
+    texels = surface.texel_map(size)
+    row, column = (texels.face_index >= 0).nonzero().unbind(1)
+    assert 0.27 < len(row) / size**2 < 0.30  # the layout covers 28.8 % of the square
+    corner = surface.uv[surface.uv_faces[texels.face_index[row, column]]]
+    uv = (corner * texels.barycentric[row, column][..., None]).sum(dim=1)
+    expected = (torch.stack([column, row], dim=1) + 0.5) / size
+    torch.testing.assert_close(uv, expected, atol=1e-5, rtol=0)
+    assert surface.texel_map(size) is texels
+
+
+def test_dilated_fills_what_a_lookup_inside_a_chart_can_touch(surface):
+    size = 64
+    inside = (surface.texel_map(size).face_index >= 0)[None, None].float()
+    # A texture of ones inside and a million outside: any lookup on a chart must still read 1.
+    texture = surface.dilated(inside + 1e6 * (1 - inside))
+    weights = torch.rand(4000, 3, generator=torch.Generator().manual_seed(0))
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    picked = surface.uv[surface.uv_faces[torch.arange(4000) % 1538]]
+    grid = 2 * (picked * weights[..., None]).sum(dim=1) - 1
+    read = torch.nn.functional.grid_sample(texture, grid[None, None], padding_mode="border", align_corners=False)
+    torch.testing.assert_close(read, torch.ones_like(read))
+
+
+def test_dilated_is_the_identity_inside_and_differentiable(surface):
+    texture = torch.rand(2, 3, 32, 32, dtype=torch.float64, requires_grad=True)
+    out = surface.dilated(texture)
+    inside = surface.texel_map(32).face_index >= 0
+    assert torch.equal(out[..., inside], texture[..., inside])
+    (gradient,) = torch.autograd.grad(out.sum(), texture)
+    assert gradient.sum().item() == pytest.approx(texture.numel())
+    redirect = surface.texel_map(32).redirect
+    redirected = (redirect != torch.arange(32 * 32)).reshape(32, 32)
+    assert redirected.sum() > 100
+    assert (gradient[..., redirected] == 0).all()
+
+
+def test_mirrored(surface):
+    left = surface.mirrored()
+    assert not left.is_right
+    assert torch.equal(left.faces, surface.faces[:, [0, 2, 1]])
+    assert torch.equal(left.uv_faces, surface.uv_faces[:, [0, 2, 1]])
+    again = left.mirrored()
+    assert again.is_right
+    assert torch.equal(again.faces, surface.faces)
+    # The same point of the atlas is the same vertex.
+    assert torch.equal(left.texel_map(32).face_index, surface.texel_map(32).face_index)
+
+
+def test_closed_wrist(surface):
+    closed = surface.closed_wrist()
+    assert len(closed.faces) == 1552
+    assert closed.vertex_count == 778
+    assert closed.boundary_loops == []
+    assert (closed.twins >= 0).all()
+    assert torch.equal(closed.faces[:1538], surface.faces)
+    assert torch.equal(closed.texel_map(64).face_index, surface.texel_map(64).face_index)
+    assert len(surface.mirrored().closed_wrist().faces) == 1552
+
+
+def test_the_atlas_stays_the_same_however_it_is_written(surface):
+    faces, uv, uv_faces = arrays(surface)
+    generator = np.random.default_rng(0)
+    order, turn = generator.permutation(len(faces)), (np.arange(3) + generator.integers(0, 3, len(faces))[:, None]) % 3
+    turned = [np.take_along_axis(indices, turn, axis=1)[order] for indices in (faces, uv_faces)]
+    number = generator.permutation(len(uv))
+    seamless = uv[uv_faces].reshape(-1, 2)  # every corner its own uv
+    for other in (
+        ta.HandSurface(faces.astype(np.int32), uv.astype(np.float64), uv_faces),
+        ta.HandSurface(turned[0], uv, turned[1]),
+        ta.HandSurface(faces, uv[number], np.argsort(number)[uv_faces]),
+        ta.HandSurface(faces, seamless, np.arange(len(seamless)).reshape(-1, 3)),
+        surface.mirrored(),
+        surface.closed_wrist(),
+        surface.closed_wrist().mirrored(),
+        surface.mirrored().closed_wrist(),
+        ta.HandSurface.from_layer(SimpleNamespace(faces=turned[0][:, ::-1])),
+        ta.HandSurface.from_layer(SimpleNamespace(faces=surface.mirrored().closed_wrist().faces)),
+    ):
+        assert other.atlas_id == surface.atlas_id
+
+
+def test_another_atlas_has_another_id(surface):
+    faces, uv, uv_faces = arrays(surface)
+    swapped = uv_faces.copy()
+    swapped[[10, 700]] = swapped[[700, 10]]
+    # A cap with area in the atlas is a part of it.
+    cap, place = surface.closed_wrist().faces[-1:].numpy(), uv_faces[:1]
+    others = [
+        ta.HandSurface(np.roll(faces, 1, axis=1), uv, uv_faces),  # uv turned within each face
+        ta.HandSurface(faces[:, [0, 2, 1]], uv, uv_faces),
+        ta.HandSurface((faces + 1) % 778, uv, uv_faces),
+        ta.HandSurface(faces, np.nextafter(uv, np.float32(0)), uv_faces),
+        ta.HandSurface(faces, 1 - uv, uv_faces),
+        ta.HandSurface(faces, uv[:, ::-1], uv_faces),
+        ta.HandSurface(faces, uv, swapped),
+        ta.HandSurface(faces[:-1], uv, uv_faces[:-1]),
+        ta.HandSurface(np.concatenate([faces, cap]), uv, np.concatenate([uv_faces, place])),
+    ]
+    ids = {other.atlas_id for other in (surface, *others)}
+    assert len(ids) == len(others) + 1
+
+
+def test_the_bundled_prior_belongs_to_every_form_of_the_bundled_atlas(surface):
+    plain = ta.UVTextureEncoder.from_pretrained(surface=surface)
+    for other in (surface.mirrored(), surface.closed_wrist()):
+        weights = ta.UVTextureEncoder.from_pretrained(surface=other).state_dict()
+        assert all(torch.equal(weights[name], value) for name, value in plain.state_dict().items())
+    changed = ta.HandSurface(surface.faces, surface.uv * 0.999, surface.uv_faces)
+    with pytest.raises(ValueError, match="expected weights for the surface's atlas"):
+        ta.UVTextureEncoder.from_pretrained(surface=changed)
+
+
+def test_the_bundled_priors_tensors_are_those_that_were_trained():
+    config = json.loads(Path(ta.__file__).with_name("assets").joinpath("prior.json").read_text(encoding="utf-8"))
+    data = Path(ta.__file__).with_name("assets").joinpath("prior.safetensors").read_bytes()
+    assert hashlib.sha256(data).hexdigest() == config["sha256"] == PRIOR_SHA256
+
+
+def bundled_loss(surface, size):
+    """With every visible pixel shown to the prior, in whatever order: the draw is not mirrored."""
+    renderer = ta.TexturedHandRenderer(surface, size, backend="torch")
+    encoder = ta.UVTextureEncoder.from_pretrained(surface=surface)
+    return ta.DenseTextureAlignmentLoss(renderer, encoder, token_count=size * size, reduction="none")
+
+
+def painted(surface, scene, texture, size):
+    """Vertices, cameras and noisy images of textured hands before a bluish wall, the hands then shifted a little."""
+    vertices, camera = scene(2, size, seed=3)
+    camera = ta.PinholeCamera(camera.focal * 0.7, camera.principal)
+    out = ta.TexturedHandRenderer(surface, size, backend="torch")(vertices, camera, texture)
+    image = out.image + (1 - out.coverage) * torch.tensor([0.2, 0.35, 0.5])[:, None, None]
+    image = image + 0.02 * torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
+    return vertices + torch.tensor([0.004, -0.002, 0.0]), camera, image.clamp(0, 1)
+
+
+def with_gradient(loss_fn, vertices, *inputs, **options):
+    leaf = vertices.clone().requires_grad_()
+    loss = loss_fn(leaf, *inputs, **options)
+    return loss.detach(), torch.autograd.grad(loss.sum(), leaf)[0]
+
+
+def test_a_left_surface_has_the_mirrored_right_hands_loss(surface, scene, smooth_texture):
+    size = 64
+    mirror = torch.tensor([-1.0, 1.0, 1.0])
+    vertices, camera, image = painted(surface, scene, smooth_texture, size)
+    right, gradient = with_gradient(bundled_loss(surface, size), vertices, camera, image)
+    seen = (vertices * mirror, camera.mirrored(size), image.flip(-1))
+    left, left_gradient = with_gradient(bundled_loss(surface.mirrored(), size), *seen)
+    assert (right != 0).all() and gradient.abs().max() > 0
+    torch.testing.assert_close(left, right, atol=1e-5, rtol=0)
+    torch.testing.assert_close(left_gradient * mirror, gradient, atol=1e-4 * float(gradient.abs().max()), rtol=0)
+    # Drawn inside out, the hand would show the prior nothing.
+    inside_out = bundled_loss(surface.mirrored(), size)(vertices, camera, image)
+    assert (inside_out - right).abs().min() > 1e-2
+
+
+def test_the_loss_takes_the_bundled_prior_with_a_closed_wrist(surface, scene, smooth_texture):
+    vertices, camera, image = painted(surface, scene, smooth_texture, 64)
+    loss, gradient = with_gradient(bundled_loss(surface.closed_wrist(), 64), vertices, camera, image)
+    open_loss, _ = with_gradient(bundled_loss(surface, 64), vertices, camera, image)
+    assert torch.isfinite(gradient).all() and gradient.abs().max() > 0
+    assert (loss - open_loss).abs().max() < 0.5  # the same hand but for what shows through its wrist
+
+
+def test_from_obj_flips_v_once_and_fans_polygons(tmp_path):
+    path = tmp_path / "quad.obj"
+    path.write_text(
+        "# a comment\nv 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\nvt 0.1 0.2\nvt 0.9 0.2\nvt 0.9 0.7\nvt 0.1 0.7\nvn 0 0 1\n"
+        "f 1/1/1 2/2/1 3/3/1 -1/-1/1\n"
+    )
+    surface = ta.HandSurface.from_obj(path)
+    assert surface.vertex_count == 4
+    assert surface.faces.tolist() == [[0, 1, 2], [0, 2, 3]]
+    assert surface.uv_faces.tolist() == [[0, 1, 2], [0, 2, 3]]
+    torch.testing.assert_close(surface.uv, torch.tensor([[0.1, 0.8], [0.9, 0.8], [0.9, 0.3], [0.1, 0.3]]))
+
+
+def test_from_obj_round_trip(surface, hand, tmp_path):
+    path = tmp_path / "hand.obj"
+    lines = ["v {} {} {}".format(*v) for v in hand(torch.zeros(1, 16, 3)).vertices[0].tolist()]
+    lines += [f"vt {u} {1 - v}" for u, v in surface.uv.double().tolist()]
+    pairs = zip((surface.faces + 1).tolist(), (surface.uv_faces + 1).tolist())
+    lines += ["f " + " ".join(f"{v}/{t}" for v, t in zip(face, uv_face)) for face, uv_face in pairs]
+    path.write_text("\n".join(lines))
+    assert ta.HandSurface.from_obj(path).atlas_id == surface.atlas_id
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        (
+            "v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n",
+            r"OBJ line 4: expected corners with texture coordinates \(v/vt\), got '1'",
+        ),
+        ("v 0 0 0\n", "expected an OBJ file with faces"),
+        ("v 0 0 0\nv 1 0 0\nvt 0 0\nf 1/1 2/1\n", "line 4: expected a face of three corners or more"),
+    ],
+)
+def test_from_obj_errors_name_the_line(tmp_path, text, message):
+    path = tmp_path / "bad.obj"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        ta.HandSurface.from_obj(path)
+
+
+def test_from_layer_smplx_and_manotorch_styles(surface):
+    faces = surface.faces.numpy()
+    smplx_like = SimpleNamespace(faces=faces.astype(np.uint32))
+    manotorch_like = SimpleNamespace(th_faces=torch.from_numpy(faces))
+    for layer in (smplx_like, manotorch_like):
+        made = ta.HandSurface.from_layer(layer)
+        assert made.atlas_id == surface.atlas_id
+    left = ta.HandSurface.from_layer(SimpleNamespace(faces=faces[:, ::-1]))
+    assert not left.is_right
+    shuffled = np.roll(faces[np.random.default_rng(0).permutation(1538)], 1, axis=1)
+    made = ta.HandSurface.from_layer(SimpleNamespace(faces=shuffled))
+    assert made.is_right
+    # Every corner keeps its own texture coordinate.
+    ours = {(v, t) for v, t in zip(surface.faces.reshape(-1).tolist(), surface.uv_faces.reshape(-1).tolist())}
+    assert {(v, t) for v, t in zip(made.faces.reshape(-1).tolist(), made.uv_faces.reshape(-1).tolist())} == ours
+    closed = ta.HandSurface.from_layer(SimpleNamespace(faces=surface.closed_wrist().faces))
+    assert len(closed.faces) == 1552
+    assert closed.boundary_loops == []
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("suffix", [".pkl", ".npz"])
+def test_from_mano(surface, tmp_path, side, suffix):
+    made = ta.HandSurface.from_layer(mano.load(write_mano(tmp_path / f"model{suffix}", side=side)))
+    assert made.is_right == (side == "right")
+    assert made.atlas_id == surface.atlas_id
+    assert torch.equal(made.texel_map(64).face_index >= 0, surface.texel_map(64).face_index >= 0)
+    expected = surface if side == "right" else surface.mirrored()
+    assert {frozenset(face) for face in made.faces.tolist()} == {frozenset(face) for face in expected.faces.tolist()}
+    assert (made.twins == -1).sum() == 16
+
+
+def test_from_mano_errors(tmp_path):
+    path = tmp_path / "MANO_RIGHT.pkl"
+    path.write_bytes(pickle.dumps(print))
+    with pytest.raises(mano.ManoFileError, match="a request for builtins.print in .*MANO_RIGHT.pkl"):
+        ta.HandSurface.from_layer(mano.load(path))
+    with pytest.raises(FileNotFoundError):
+        ta.HandSurface.from_layer(mano.load(tmp_path / "none.pkl"))
+    fields = mano.load(write_mano(tmp_path / "model.npz")).fields()
+    fields["f"] = fields["f"].copy()
+    fields["f"][7] = [0, 300, 600]
+    other = mano.write_mano_fields(tmp_path / "other.npz", fields)
+    assert mano.load(other).side is None
+    with pytest.raises(
+        ValueError, match=r"HandSurface.from_layer: expected MANO's faces, got face 7 = \(0, 300, 600\)"
+    ):
+        ta.HandSurface.from_layer(mano.load(other))
+
+
+def test_from_layer_errors(surface):
+    with pytest.raises(TypeError, match="expected a layer with faces or th_faces, got int"):
+        ta.HandSurface.from_layer(3)
+    faces = surface.faces.numpy().copy()
+    faces[7] = [0, 300, 600]
+    with pytest.raises(ValueError, match=r"expected MANO's faces, got face 7 = \(0, 300, 600\)"):
+        ta.HandSurface.from_layer(SimpleNamespace(faces=faces))
+    with pytest.raises(ValueError, match="expected all 1538 faces of MANO with one winding, got 1500"):
+        ta.HandSurface.from_layer(SimpleNamespace(faces=surface.faces[:1500]))
+
+
+def _break(faces, uv, uv_faces, name, index, value):
+    {"faces": faces, "uv": uv, "uv_faces": uv_faces}[name][index] = value
+
+
+@pytest.mark.parametrize(
+    "name, index, value, message",
+    [
+        ("faces", (5, 1), 778, r"expected indices in faces from 0 to 777, got face 5 = "),
+        ("faces", (5, 1), -1, r"expected indices in faces from 0 to 777, got face 5 = "),
+        ("uv_faces", (9, 2), 905, r"expected indices in uv_faces from 0 to 904, got face 9 = "),
+        ("uv", (3, 0), 1.5, r"expected uv in \[0, 1\], got uv 3 = \(1.5, "),
+        ("uv", (3, 0), np.nan, r"expected uv in \[0, 1\], got uv 3 = \(nan, "),
+        ("faces", 4, (1, 1, 2), r"three different vertices a face, got face 4 = \(1, 1, 2\)"),
+    ],
+)
+def test_bad_elements_are_named(surface, name, index, value, message):
+    faces, uv, uv_faces = arrays(surface)
+    _break(faces, uv, uv_faces, name, index, value)
+    with pytest.raises(ValueError, match=message):
+        ta.HandSurface(faces, uv, uv_faces, vertex_count=778)
+
+
+def test_bad_topology_is_named(surface):
+    faces, uv, uv_faces = arrays(surface)
+    flipped = faces.copy()
+    flipped[100] = flipped[100, ::-1]
+    with pytest.raises(
+        ValueError, match=r"neighbouring faces with one winding, got faces \(.*100.*\) that both walk edge"
+    ):
+        ta.HandSurface(flipped, uv, uv_faces)
+    a, b, c = faces[100]
+    other = next(v for v in range(778) if v not in (a, b, c))
+    crowded, crowded_uv = np.vstack([faces, [[b, a, other]]]), np.vstack([uv_faces, uv_faces[:1]])
+    with pytest.raises(ValueError, match=r"at most two faces at an edge .* got edge \(\d+, \d+\) in faces \(.*1538\)"):
+        ta.HandSurface(crowded, uv, crowded_uv)
+    with pytest.raises(ValueError, match=r"expected uv_faces \(1538, 3\) like faces, got \(1500, 3\)"):
+        ta.HandSurface(faces, uv, uv_faces[:1500])
+    with pytest.raises(ValueError, match="faces of an integer dtype, got float32"):
+        ta.HandSurface(faces.astype(np.float32), uv, uv_faces)
+
+
+def test_module_life(surface):
+    surface.texel_map(16)
+    for clone in (copy.deepcopy(surface), pickle.loads(pickle.dumps(surface))):
+        assert clone.atlas_id == surface.atlas_id
+        assert torch.equal(clone.faces, surface.faces)
+        assert clone.boundary_loops == surface.boundary_loops
+    assert surface.state_dict() == {}
+    assert "778 vertices, 1538 faces" in repr(surface)
+    if torch.cuda.is_available():
+        assert copy.deepcopy(surface).cuda().texel_map(16).face_index.is_cuda
+
+
+def test_half_precision_leaves_the_atlas_alone(surface):
+    """A host network's .half() must not round uv."""
+    clone = copy.deepcopy(surface).half()
+    assert clone.uv.dtype == torch.float32
+    assert torch.equal(clone.uv, surface.uv)
