@@ -92,7 +92,7 @@ def test_selected_cameras_see_what_they_saw(index, rows):
     three = ta.PinholeCamera(focal, focal / 7)
     index = torch.tensor(index, dtype=torch.bool if index and isinstance(index[0], bool) else torch.int64)
     points = torch.rand(3, 4, 3, generator=torch.Generator().manual_seed(0)) + 1
-    some = three.select(index)
+    some = three[index]
     assert some.batch_size == len(rows)
     assert torch.equal(some.project(points[rows]), three.project(points)[rows])
 

@@ -19,13 +19,8 @@ class Rows:
 
     def select(self: Some, rows: Tensor) -> Some:
         """Some of them, by row (M,) int64."""
-        known = {
-            field.name: getattr(self, field.name) for field in fields(self) if getattr(self, field.name) is not None
-        }
-        chosen = {
-            name: value.select(rows) if isinstance(value, ta.PinholeCamera) else value[rows]
-            for name, value in known.items()
-        }
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        chosen = {name: value[rows] for name, value in values.items() if value is not None}
         return replace(self, **chosen)
 
 

@@ -126,9 +126,16 @@ class PinholeCamera:
         homogeneous = self.homogeneous(points)
         return homogeneous[..., :2] / homogeneous[..., 2:]
 
-    def mirrored(self, width: int | float) -> PinholeCamera:
-        """The camera of the image flipped left-right: cx → width − cx. The scene's x must be negated with it."""
+    def mirrored(self, width: int | float, which: Tensor | None = None) -> PinholeCamera:
+        """The camera of the image flipped left-right: cx → width − cx. The scene's x must be negated with it.
+
+        Args:
+            width: of the image, pixels.
+            which: (B,) bool, the cameras to mirror; None mirrors all.
+        """
         principal = torch.stack([width - self.principal[:, 0], self.principal[:, 1]], dim=-1)
+        if which is not None:
+            principal = torch.where(which[:, None], principal, self.principal)
         return PinholeCamera(self.focal, principal)
 
     def cropped(self, left_top: Tensor, scale: Tensor) -> PinholeCamera:
@@ -141,8 +148,8 @@ class PinholeCamera:
         """
         return PinholeCamera(self.focal * scale, (self.principal - left_top) * scale)
 
-    def select(self, index: Tensor) -> PinholeCamera:
-        """Some of the cameras, by number (N,) or mask (B,)."""
+    def __getitem__(self, index: Tensor | slice) -> PinholeCamera:
+        """Some of the cameras: a slice, numbers (N,) or a mask (B,)."""
         return PinholeCamera(self.focal[index], self.principal[index])
 
     def to(self, *args: object, **kwargs: object) -> PinholeCamera:

@@ -77,7 +77,7 @@ def test_finds_nothing_in_right_inputs():
 
 def test_finds_nothing_in_right_single_images():
     inputs, _ = hands(61, 16)
-    reports = [check(inputs.vertices[i : i + 1], inputs.camera.select([i]), inputs.image[i : i + 1]) for i in range(16)]
+    reports = [check(inputs.vertices[i : i + 1], inputs.camera[[i]], inputs.image[i : i + 1]) for i in range(16)]
     assert sum(report.ok for report in reports) >= 15, "\n".join(str(report) for report in reports if not report.ok)
 
 
@@ -88,7 +88,7 @@ def test_names_mistakes_in_most_single_images():
         wrong, said = MISTAKES[name]
         bad = wrong(inputs, batch)
         for i in range(8):
-            report = check(bad.vertices[i : i + 1], bad.camera.select([i]), bad.image[i : i + 1])
+            report = check(bad.vertices[i : i + 1], bad.camera[[i]], bad.image[i : i + 1])
             seen += said in str(report)
             assert "hint, no proof" in str(report) or said not in str(report)
     assert seen >= 10, seen
@@ -255,7 +255,7 @@ def test_changes_nothing_it_is_given():
         (lambda i: i._replace(vertices=i.vertices[0]), r"expected vertices \(B, V, 3\)"),
         (lambda i: i._replace(image=i.image.permute(0, 2, 3, 1)), r"channels last"),
         (lambda i: i._replace(image=i.image[:1]), r"expected image \(2, 3, H, W\)"),
-        (lambda i: i._replace(camera=i.camera.select([0])), "expected 2 cameras"),
+        (lambda i: i._replace(camera=i.camera[[0]]), "expected 2 cameras"),
         (lambda i: i._replace(mask=torch.ones(2, SIZE, SIZE)), r"expected mask \(2, 1, 128, 128\)"),
     ],
 )

@@ -90,7 +90,7 @@ def test_unknown_keypoints_have_no_gradient_and_no_nan(hands):
 
 def test_the_keypoint_losss_gradient(hands):
     _, posed, camera, keypoints = hands
-    camera = camera.select(torch.tensor([0])).to(torch.float64)
+    camera = camera[torch.tensor([0])].to(torch.float64)
     marks = keypoints[:1].double() + 3
     joints = posed.joints[:1].double().requires_grad_()
     assert torch.autograd.gradcheck(lambda points: fitting.keypoint_loss(points, camera, marks, 4.0), joints)
@@ -167,11 +167,11 @@ def test_a_fit_to_keypoints_from_nothing_finds_them(hand, hands):
 def test_a_batch_does_not_matter_to_its_samples(hand, hands):
     _, _, camera, keypoints = hands
     one = torch.tensor([3])
-    alone = fitting.fit_to_keypoints(hand, camera.select(one), keypoints[one], 4.0, steps=10)
+    alone = fitting.fit_to_keypoints(hand, camera[one], keypoints[one], 4.0, steps=10)
     together = fitting.fit_to_keypoints(hand, camera, keypoints, 4.0, steps=10)
     # Adam makes much of rounding errors in angles that nothing pulls at; what is seen is the same.
     first, second = (
-        pixel_error(hand, some, camera.select(one), keypoints[one]) for some in (alone, together.select(one))
+        pixel_error(hand, some, camera[one], keypoints[one]) for some in (alone, together.select(one))
     )
     torch.testing.assert_close(first, second, atol=0.05, rtol=0)
 

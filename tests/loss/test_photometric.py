@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from texalign.loss import photometric
+from texalign._internal import box_blur, dilate
+from texalign.loss import background, colour_fit, forearm, likelihoods
 
 
 def close(actual, expected, atol=1e-5):
@@ -29,7 +30,7 @@ def pixels(height, width):
 def test_box_blur_is_the_mean_of_the_window_within_the_frame():
     image = random(2, 3, 7, 5)
     for radius in (1, 2):
-        blurred = photometric.box_blur(image, radius)
+        blurred = box_blur(image, radius)
         for row in range(7):
             for column in range(5):
                 rows = slice(max(row - radius, 0), row + radius + 1)
@@ -44,7 +45,7 @@ def test_colours_are_kept_inside_and_carried_to_the_pixels_near():
     colour = random(1, 3, 9, 9)
     image = colour * coverage  # premultiplied
     radius = 2
-    extended = photometric.extend_colours(image, coverage, radius)
+    extended = colour_fit.extend_colours(image, coverage, radius)
     for row in range(9):
         for column in range(9):
             window = (slice(None), slice(None), slice(max(row - 2, 0), row + 3), slice(max(column - 2, 0), column + 3))
@@ -61,7 +62,7 @@ def test_colours_are_kept_inside_and_carried_to_the_pixels_near():
 def test_extension_and_its_gradient_are_finite_whatever_is_covered(value):
     coverage = torch.full((2, 1, 6, 6), value, requires_grad=True)
     image = (random(2, 3, 6, 6) * value).requires_grad_()
-    extended = photometric.extend_colours(image, coverage, 1)
+    extended = colour_fit.extend_colours(image, coverage, 1)
     assert torch.isfinite(extended).all()
     assert extended.min() >= 0 and extended.max() <= 1 + 1e-5
     for gradient in torch.autograd.grad(extended.square().sum(), (image, coverage)):
@@ -75,10 +76,10 @@ def test_a_known_gain_and_offset_are_found():
     rendered = random(2, 3, 12, 12)
     gain = torch.tensor([[0.6, 1.0, 1.5], [1.2, 0.8, 2.0]])[:, :, None, None]
     offset = torch.tensor([[0.2, 0.0, -0.3], [-0.1, 0.1, 0.0]])[:, :, None, None]
-    found = photometric.fit_colour(rendered, gain * rendered + offset, torch.ones(2, 1, 12, 12), strength=1e-4)
+    found = colour_fit.fit_colour(rendered, gain * rendered + offset, torch.ones(2, 1, 12, 12), strength=1e-4)
     close(found[0], gain, atol=1e-4)
     close(found[1], offset, atol=1e-4)
-    ridge = photometric.fit_colour(rendered, gain * rendered + offset, torch.ones(2, 1, 12, 12))
+    ridge = colour_fit.fit_colour(rendered, gain * rendered + offset, torch.ones(2, 1, 12, 12))
     assert ((ridge[0] - 1).abs() <= (gain - 1).abs() + 1e-5).all()  # the default is drawn towards 1, a little
     close(ridge[0], gain, atol=0.05)
 
@@ -87,7 +88,7 @@ def test_the_fit_is_the_ridge_regression():
     rendered, weight = random(1, 3, 8, 8), random(1, 1, 8, 8, seed=2)
     observed = 0.7 * rendered + 0.2 * random(1, 3, 8, 8, seed=1)
     strength = 0.2
-    gain, offset = photometric.fit_colour(rendered, observed, weight, strength)
+    gain, offset = colour_fit.fit_colour(rendered, observed, weight, strength)
     r, o, w = rendered[0].flatten(1), observed[0].flatten(1), (weight / weight.sum()).flatten()
     for channel in range(3):
         # Minimise Σ w (g r + b − o)² + strength² (g − 1)²: two normal equations.
@@ -100,7 +101,7 @@ def test_the_fit_is_the_ridge_regression():
 def test_a_hand_of_one_colour_keeps_gain_one():
     rendered = torch.full((1, 3, 8, 8), 0.5)
     observed = 0.3 + 0.1 * random(1, 3, 8, 8)
-    gain, offset = photometric.fit_colour(rendered, observed, torch.ones(1, 1, 8, 8))
+    gain, offset = colour_fit.fit_colour(rendered, observed, torch.ones(1, 1, 8, 8))
     close(gain, torch.ones(1, 3, 1, 1))
     close(offset, observed.mean(dim=(2, 3), keepdim=True) - 0.5)
 
@@ -110,18 +111,18 @@ def test_pixels_of_no_weight_are_not_fitted():
     weight = (random(2, 1, 8, 8, seed=2) > 0.5).float()
     spoilt = torch.where(weight > 0, observed, 100.0)
     for actual, expected in zip(
-        photometric.fit_colour(rendered, spoilt, weight), photometric.fit_colour(rendered, observed, weight)
+        colour_fit.fit_colour(rendered, spoilt, weight), colour_fit.fit_colour(rendered, observed, weight)
     ):
         close(actual, expected)
 
 
 def test_nothing_to_fit_is_the_identity_and_extremes_are_bounded():
-    gain, offset = photometric.fit_colour(random(1, 3, 4, 4), random(1, 3, 4, 4), torch.zeros(1, 1, 4, 4))
+    gain, offset = colour_fit.fit_colour(random(1, 3, 4, 4), random(1, 3, 4, 4), torch.zeros(1, 1, 4, 4))
     close(gain, torch.ones(1, 3, 1, 1))
     close(offset, torch.zeros(1, 3, 1, 1))
     rendered = random(1, 3, 8, 8)
     for factor, bound in ((-3.0, 0.25), (40.0, 4.0)):
-        gain, _ = photometric.fit_colour(rendered, factor * rendered, torch.ones(1, 1, 8, 8))
+        gain, _ = colour_fit.fit_colour(rendered, factor * rendered, torch.ones(1, 1, 8, 8))
         close(gain, torch.full((1, 3, 1, 1), bound))
 
 
@@ -131,7 +132,7 @@ def test_nothing_to_fit_is_the_identity_and_extremes_are_bounded():
 def test_scale_is_the_median_over_ln_2():
     residual = torch.tensor([0.05, 0.1, 0.2, 9.0, 9.0]).reshape(1, 1, 1, 5).expand(2, 3, 1, 5)
     weight = torch.tensor([[1.0, 1, 1, 0, 0], [1.0, 0, 1, 1, 0.2]]).reshape(2, 1, 1, 5)
-    scale = photometric.laplace_scale(residual, weight)
+    scale = likelihoods.laplace_scale(residual, weight)
     assert scale.shape == (2, 1, 1, 1)
     close(scale.flatten(), [0.1 / math.log(2), 0.2 / math.log(2)], atol=1e-4)
 
@@ -140,18 +141,18 @@ def test_scale_of_a_laplace_sample_is_its_scale():
     law = torch.distributions.Laplace(0.0, 0.1)
     torch.manual_seed(0)
     residual = law.sample((1, 1, 100, 100)).abs().expand(1, 3, 100, 100)
-    close(photometric.laplace_scale(residual, torch.ones(1, 1, 100, 100)).flatten(), [0.1], atol=0.005)
+    close(likelihoods.laplace_scale(residual, torch.ones(1, 1, 100, 100)).flatten(), [0.1], atol=0.005)
 
 
 def test_scale_is_finite_and_bounded_when_nothing_or_one_pixel_is_inside():
     residual = 0.3 * random(1, 3, 4, 4)
-    empty = photometric.laplace_scale(residual, torch.zeros(1, 1, 4, 4))
+    empty = likelihoods.laplace_scale(residual, torch.zeros(1, 1, 4, 4))
     assert 0.02 <= empty.item() <= 0.5
     one = torch.zeros(1, 1, 4, 4)
     one[..., 1, 2] = 1
-    close(photometric.laplace_scale(residual, one).flatten(), [residual[0, :, 1, 2].mean() / math.log(2)], atol=1e-3)
-    assert photometric.laplace_scale(torch.zeros(1, 3, 4, 4), torch.ones(1, 1, 4, 4)).item() == pytest.approx(0.02)
-    assert photometric.laplace_scale(torch.ones(1, 3, 4, 4), torch.ones(1, 1, 4, 4)).item() == pytest.approx(0.5)
+    close(likelihoods.laplace_scale(residual, one).flatten(), [residual[0, :, 1, 2].mean() / math.log(2)], atol=1e-3)
+    assert likelihoods.laplace_scale(torch.zeros(1, 3, 4, 4), torch.ones(1, 1, 4, 4)).item() == pytest.approx(0.02)
+    assert likelihoods.laplace_scale(torch.ones(1, 3, 4, 4), torch.ones(1, 1, 4, 4)).item() == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("unexplained", [None, 0.0, 0.3])
@@ -163,13 +164,13 @@ def test_the_hand_costs_what_a_laplace_law_mixed_with_a_uniform_share_says(unexp
     share = 0.1 if unexplained is None else unexplained
     expected = -((1 - share) * density + share).log()
     given_share = {} if unexplained is None else {"unexplained": unexplained}
-    close(photometric.hand_cost(difference.abs(), scale, **given_share), expected, atol=1e-4)
+    close(likelihoods.hand_cost(difference.abs(), scale, **given_share), expected, atol=1e-4)
 
 
 def test_without_an_unexplained_share_the_law_is_laplaces_to_its_far_end():
     """Where the density itself is 0 in float32 (e^−150), its logarithm is not, and slopes like every other."""
     residual = torch.tensor([0.0, 0.1, 1.0]).reshape(3, 1, 1, 1).expand(3, 3, 1, 1).clone().requires_grad_()
-    cost = photometric.hand_cost(residual, torch.full((3, 1, 1, 1), 0.02), unexplained=0.0)
+    cost = likelihoods.hand_cost(residual, torch.full((3, 1, 1, 1), 0.02), outlier_share=0.0)
     close(cost.flatten(), [3 * (each / 0.02 + math.log(0.04)) for each in (0.0, 0.1, 1.0)], atol=1e-4)
     close(torch.autograd.grad(cost.sum(), residual)[0], torch.full((3, 3, 1, 1), 50.0), atol=1e-3)
 
@@ -177,7 +178,7 @@ def test_without_an_unexplained_share_the_law_is_laplaces_to_its_far_end():
 @pytest.mark.parametrize("unexplained", [0.05, 0.1, 0.5])
 def test_what_no_texture_predicts_costs_its_share_and_does_not_pull(unexplained):
     residual = torch.linspace(0, 1, 101).expand(1, 3, 1, 101).clone().requires_grad_()
-    cost = photometric.hand_cost(residual, torch.full((1, 1, 1, 1), 0.02), unexplained)
+    cost = likelihoods.hand_cost(residual, torch.full((1, 1, 1, 1), 0.02), unexplained)
     (pull,) = torch.autograd.grad(cost.sum(), residual)
     bound = -math.log(unexplained)
     assert cost.max() <= bound + 1e-6
@@ -192,7 +193,7 @@ def test_what_no_texture_predicts_costs_its_share_and_does_not_pull(unexplained)
 def test_the_hands_cost_has_the_gradient_of_its_value(unexplained):
     residual = (0.02 + 0.5 * random(2, 3, 3, 2)).double().requires_grad_()
     scale = torch.tensor([0.1, 0.4], dtype=torch.float64).reshape(2, 1, 1, 1).requires_grad_()
-    assert torch.autograd.gradcheck(photometric.hand_cost, (residual, scale, unexplained))
+    assert torch.autograd.gradcheck(likelihoods.hand_cost, (residual, scale, unexplained))
 
 
 @pytest.mark.parametrize("unexplained", [0.0, 0.1, 0.3])
@@ -201,7 +202,7 @@ def test_the_hands_density_integrates_to_the_share_that_is_explained(unexplained
     scale = torch.full((1, 1, 1, 1), 0.1)
     residual = torch.zeros(1, 3, 1, len(line))
     residual[0, 0, 0] = line.abs()
-    density = torch.exp(-photometric.hand_cost(residual, scale, unexplained))[0, 0, 0]
+    density = torch.exp(-likelihoods.hand_cost(residual, scale, unexplained))[0, 0, 0]
     # The other two channels stay at their mode, where each has density 1 / (2 scale).
     total = torch.trapezoid(density - unexplained, line) * (2 * 0.1) ** 2
     assert total.item() == pytest.approx(1 - unexplained, abs=1e-3)
@@ -267,7 +268,7 @@ def test_dissimilarity_has_the_gradient_of_its_value():
 
 def background_reference(image, outside, uniform):
     """The same density, with loops: a count of cells, blurred by (¼, ½, ¼) each way, read trilinearly."""
-    bins = photometric.BINS
+    bins = background.BINS
     cube = torch.zeros(bins, bins, bins, dtype=torch.float64)
     colours = image[0].flatten(1).T.double()
     for colour, weight in zip(colours, outside.flatten()):
@@ -293,7 +294,7 @@ def test_background_cost_is_a_smoothed_histogram_read_linearly():
     image = 0.3 + 0.3 * random(1, 3, 6, 6)
     image[0, :, 0, :3] = torch.tensor([0.0, 1.0, 0.97])[:, None]  # at the cube's border
     outside = random(1, 1, 6, 6, seed=1)
-    actual = photometric.background_cost(image, outside, uniform=0.2)
+    actual = background.background_cost(image, outside, uniform=0.2)
     torch.testing.assert_close(actual[0, 0], background_reference(image, outside, 0.2), rtol=0, atol=1e-4)
 
 
@@ -304,7 +305,7 @@ def test_the_backgrounds_own_colours_are_cheap_and_unseen_ones_cost_the_uniform_
     outside = torch.ones(1, 1, 16, 16)
     outside[..., 5:9, 5:9] = 0
     for uniform in (0.1, 0.3):
-        cost = photometric.background_cost(image, outside, uniform)
+        cost = background.background_cost(image, outside, uniform)
         close(cost[outside == 0], torch.full((16,), -math.log(uniform)))
         # Half of a 4096-cell cube's mass within the reach of a few cells: a density in the hundreds.
         assert cost[outside > 0].max() < -math.log((1 - uniform) * 50)
@@ -317,7 +318,7 @@ def test_the_backgrounds_density_integrates_to_one():
     both = torch.cat([torch.nn.functional.pad(image, (0, 240)), cube], dim=2)
     outside = torch.zeros(1, 1, 144, 256)
     outside[..., :16, :16] = 1
-    cost = photometric.background_cost(both, outside)[:, :, 16:]
+    cost = background.background_cost(both, outside)[:, :, 16:]
     assert torch.exp(-cost).mean().item() == pytest.approx(1, abs=0.01)
 
 
@@ -327,7 +328,7 @@ def test_channels_keep_their_order_and_samples_keep_apart():
     image[:, :, 0] = colours.roll(1, 0)[:, :, None]
     outside = torch.ones(3, 1, 4, 4)
     outside[:, :, 0] = 0
-    cost = photometric.background_cost(image, outside)
+    cost = background.background_cost(image, outside)
     assert (cost[:, :, 1:] < -3).all()
     close(cost[:, :, 0], torch.full((3, 1, 4), -math.log(0.1)))
 
@@ -336,7 +337,7 @@ def test_channels_keep_their_order_and_samples_keep_apart():
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_background_cost_is_finite_without_background_and_for_any_finite_colour(fill, share):
     image = torch.full((2, 3, 4, 4), fill)
-    cost = photometric.background_cost(image, torch.full((2, 1, 4, 4), share))
+    cost = background.background_cost(image, torch.full((2, 1, 4, 4), share))
     assert cost.shape == (2, 1, 4, 4) and torch.isfinite(cost).all()
     if not share:
         close(cost, torch.full((2, 1, 4, 4), -math.log(0.1)))
@@ -344,16 +345,16 @@ def test_background_cost_is_finite_without_background_and_for_any_finite_colour(
 
 def test_background_cost_is_detached():
     image = random(1, 3, 4, 4).requires_grad_()
-    assert not photometric.background_cost(image, random(1, 1, 4, 4).requires_grad_()).requires_grad
+    assert not background.background_cost(image, random(1, 1, 4, 4).requires_grad_()).requires_grad
 
 
 @pytest.mark.parametrize("channel", [0, 1, 2])
 def test_a_colour_that_is_no_number_stays_where_it_is(channel):
     """Else one pixel would index outside the histogram: an exception on the CPU, a lost context on a GPU."""
     image = random(2, 3, 4, 4)
-    clean = photometric.background_cost(image, torch.ones(2, 1, 4, 4))
+    clean = background.background_cost(image, torch.ones(2, 1, 4, 4))
     image[0, channel, 1, 1] = torch.nan
-    cost = photometric.background_cost(image, torch.ones(2, 1, 4, 4))
+    cost = background.background_cost(image, torch.ones(2, 1, 4, 4))
     assert torch.equal(cost[1], clean[1])
 
 
@@ -363,7 +364,7 @@ def test_a_colour_that_is_no_number_stays_where_it_is(channel):
 def test_beyond_the_wrist_by_hand():
     """A wrist 8 pixels wide at row 12 of a hand above it: a frame that opens downwards, from 1.4 pixels above it."""
     wrist = torch.tensor([[[12.0, 12.0], [16.0, 11.5], [20.0, 12.0], [16.0, 12.5]]])
-    beyond = photometric.beyond_wrist(wrist, torch.tensor([[16.0, 4.0]]), 32, 32)
+    beyond = forearm.beyond_wrist(wrist, torch.tensor([[16.0, 4.0]]), 32, 32)
     assert beyond.shape == (1, 1, 32, 32)
     x, y = pixels(32, 32)
     along, aside = y - 12, (x - 16).abs()
@@ -376,12 +377,12 @@ def test_beyond_the_wrist_by_hand():
 def test_beyond_the_wrist_turns_with_the_hand_and_keeps_samples_apart():
     wrist = torch.tensor([[[12.0, 12.0], [20.0, 12.0]]])
     centre = torch.tensor([[16.0, 4.0]])
-    down = photometric.beyond_wrist(wrist, centre, 32, 32)
-    right = photometric.beyond_wrist(wrist.flip(-1), centre.flip(-1), 32, 32)
+    down = forearm.beyond_wrist(wrist, centre, 32, 32)
+    right = forearm.beyond_wrist(wrist.flip(-1), centre.flip(-1), 32, 32)
     assert torch.equal(right, down.transpose(2, 3))
-    up = photometric.beyond_wrist(32 - wrist, 32 - centre, 32, 32)
+    up = forearm.beyond_wrist(32 - wrist, 32 - centre, 32, 32)
     assert torch.equal(up, down.flip(2, 3))
-    both = photometric.beyond_wrist(torch.cat([wrist, wrist.flip(-1)]), torch.cat([centre, centre.flip(-1)]), 24, 32)
+    both = forearm.beyond_wrist(torch.cat([wrist, wrist.flip(-1)]), torch.cat([centre, centre.flip(-1)]), 24, 32)
     assert torch.equal(both, torch.cat([down, right])[:, :, :24])
 
 
@@ -396,7 +397,7 @@ def test_beyond_the_wrist_turns_with_the_hand_and_keeps_samples_apart():
     ],
 )
 def test_a_degenerate_wrist_gives_zeros_and_ones(wrist, centre):
-    beyond = photometric.beyond_wrist(wrist, centre, 16, 8)
+    beyond = forearm.beyond_wrist(wrist, centre, 16, 8)
     assert beyond.shape == (2, 1, 16, 8)
     assert ((beyond == 0) | (beyond == 1)).all()
 
@@ -409,23 +410,23 @@ def test_costs_are_finite_for_any_image(seed, covered, flat):
     image = random(1, 3, 8, 8, seed=seed)
     image = image.round() if flat else image
     coverage = (random(1, 1, 8, 8, seed=seed + 1) < covered).float() * random(1, 1, 8, 8, seed=seed + 2)
-    colour = photometric.extend_colours(random(1, 3, 8, 8, seed=seed + 3) * coverage, coverage, 1)
+    colour = colour_fit.extend_colours(random(1, 3, 8, 8, seed=seed + 3) * coverage, coverage, 1)
     inside = (coverage > 0.5).float()
-    gain, offset = photometric.fit_colour(colour, image, inside)
+    gain, offset = colour_fit.fit_colour(colour, image, inside)
     residual = (gain * colour + offset - image).abs()
-    cost = photometric.hand_cost(residual, photometric.laplace_scale(residual, inside))
+    cost = likelihoods.hand_cost(residual, likelihoods.laplace_scale(residual, inside))
     different = photometric.dissimilarity(gain * colour + offset, image)
-    for tensor in (colour, gain, offset, cost, different, photometric.background_cost(image, 1 - coverage)):
+    for tensor in (colour, gain, offset, cost, different, background.background_cost(image, 1 - coverage)):
         assert torch.isfinite(tensor).all()
 
 
 def test_empty_batch():
     image, coverage = torch.zeros(0, 3, 8, 8), torch.zeros(0, 1, 8, 8)
-    assert photometric.extend_colours(image, coverage, 1).shape == (0, 3, 8, 8)
-    assert photometric.fit_colour(image, image, coverage)[0].shape == (0, 3, 1, 1)
-    scale = photometric.laplace_scale(image, coverage)
+    assert colour_fit.extend_colours(image, coverage, 1).shape == (0, 3, 8, 8)
+    assert colour_fit.fit_colour(image, image, coverage)[0].shape == (0, 3, 1, 1)
+    scale = likelihoods.laplace_scale(image, coverage)
     assert scale.shape == (0, 1, 1, 1)
-    assert photometric.hand_cost(image, scale).shape == (0, 1, 8, 8)
+    assert likelihoods.hand_cost(image, scale).shape == (0, 1, 8, 8)
     assert photometric.dissimilarity(image, image).shape == (0, 1, 8, 8)
-    assert photometric.background_cost(image, coverage).shape == (0, 1, 8, 8)
-    assert photometric.beyond_wrist(torch.zeros(0, 16, 2), torch.zeros(0, 2), 8, 8).shape == (0, 1, 8, 8)
+    assert background.background_cost(image, coverage).shape == (0, 1, 8, 8)
+    assert forearm.beyond_wrist(torch.zeros(0, 16, 2), torch.zeros(0, 2), 8, 8).shape == (0, 1, 8, 8)

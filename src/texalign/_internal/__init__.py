@@ -14,6 +14,7 @@ from texalign._internal.compile import opaque
 from texalign._internal.draws import Draws, per_sample
 from texalign._internal.extras import DEMO_EXTRA_MISSING, MissingExtraError
 from texalign._internal.files import write_whole
+from texalign._internal.mirror import flipped_images, mirrored_points
 from texalign._internal.windows import box_blur, dilate
 
 __all__ = [
@@ -29,7 +30,9 @@ __all__ = [
     "expect_shape",
     "expect_tensor",
     "finite_samples",
+    "flipped_images",
     "hand_asset",
+    "mirrored_points",
     "opaque",
     "per_sample",
     "write_whole",

@@ -3,7 +3,7 @@
 from texalign.adapters import hamer
 from texalign.adapters.checking import CheckReport, check
 from texalign.adapters.full_image_camera import full_image
-from texalign.adapters.inputs import IMAGENET_MEAN, IMAGENET_STD, LossInputs, unnormalised
+from texalign.adapters.inputs import IMAGENET_MEAN, IMAGENET_STD, unnormalised
 from texalign.adapters.joint_translation import translation_from_joints
 from texalign.adapters.orthographic_camera import orthographic
 from texalign.adapters.root_relative_vertices import root_relative
@@ -13,7 +13,6 @@ __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "CheckReport",
-    "LossInputs",
     "check",
     "full_image",
     "hamer",

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from texalign._internal import expect, expect_floating, expect_tensor
-from texalign.adapters.inputs import IMAGENET_MEAN, IMAGENET_STD, LossInputs, unnormalised
+from texalign.adapters.inputs import IMAGENET_MEAN, IMAGENET_STD, unnormalised
 from texalign.camera import PinholeCamera
+from texalign.loss import LossInputs
 
 
 def full_image(

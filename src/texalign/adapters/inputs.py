@@ -1,36 +1,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from texalign._internal import expect, expect_floating
-from texalign.camera import PinholeCamera
 
 # Below this scale a hand would be tens of kilometres away: no camera, but the network's way of having lost the hand.
 SMALLEST_SCALE = 1e-3
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-class LossInputs(NamedTuple):
-    """What the loss is called with, in its order: ``loss_fn(*inputs)``.
-
-    Attributes:
-        vertices: (B, V, 3) float, metres, camera frame; carries the network's gradient.
-        camera: B cameras, in pixels of `image`.
-        image: (B, 3, H, W) float RGB in [0, 1].
-        mask: (B, 1, H, W) in [0, 1], 1 = visible hand skin, or None.
-        valid: (B, 1, H, W) in [0, 1], 0 = padding, where no camera ever looked, or None.
-    """
-
-    vertices: Tensor
-    camera: PinholeCamera
-    image: Tensor
-    mask: Tensor | None = None
-    valid: Tensor | None = None
 
 
 def unnormalised(image: Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> Tensor:

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from texalign._internal import expect, expect_floating
-from texalign.adapters.inputs import IMAGENET_MEAN, IMAGENET_STD, LossInputs, unnormalised, usable_cam
+from texalign.adapters.inputs import IMAGENET_MEAN, IMAGENET_STD, unnormalised, usable_cam
 from texalign.camera import PinholeCamera
+from texalign.loss import LossInputs
 
 # So far away that a pinhole draws what a parallel projection draws; near enough that float32 still tells the depths of
 # two fingers apart (steps of 8 μm at 100 m).

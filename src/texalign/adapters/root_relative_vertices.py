@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from texalign._internal import expect, expect_floating, expect_tensor
-from texalign.adapters.inputs import LossInputs, unnormalised
+from texalign.adapters.inputs import unnormalised
 from texalign.camera import PinholeCamera
+from texalign.loss import LossInputs
 
 
 def root_relative(

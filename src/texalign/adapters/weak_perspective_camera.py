@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from texalign._internal import expect, expect_floating
-from texalign.adapters.inputs import LossInputs
 from texalign.adapters.orthographic_camera import orthographic
+from texalign.loss import LossInputs
 
 
 def weak_perspective(

@@ -191,13 +191,13 @@ def fit_to_keypoints(
     start = HandParameters(start.angles, rotation_vectors(turns).repeat(batch, 1), start.translation, start.shape)
     with torch.no_grad():
         joints = pose_hand(model, start).joints
-        translation, error = _place(joints, camera.select(every), keypoints[every])
+        translation, error = _place(joints, camera[every], keypoints[every])
         start = HandParameters(start.angles, start.orientation, translation, start.shape)
         order = error.view(batch, ways).argsort(dim=1)[:, :best]
         chosen = (order + ways * torch.arange(batch, device=order.device)[:, None]).flatten()
     start = start.select(chosen)
     several = torch.arange(batch, device=keypoints.device).repeat_interleave(best)
-    wide = keypoint_objective(model, camera.select(several), keypoints[several], 4 * scale)
+    wide = keypoint_objective(model, camera[several], keypoints[several], 4 * scale)
     rough = refine(model, start, wide, steps // 2, rate=0.04)
     with torch.no_grad():
         value = wide(rough, pose_hand(model, rough)).view(batch, best)

@@ -1,22 +1,24 @@
 """The dense texture alignment loss and its pieces."""
 
-from texalign.loss.dense_texture_alignment_loss import (
-    EVIDENCE_LIMIT,
-    DenseTextureAlignmentLoss,
-    LossDetails,
-    carried,
-    mirrored_unless,
-)
-from texalign.loss.photometric import structural_similarity
+from texalign.loss.dense_texture_alignment_loss import DenseTextureAlignmentLoss
+from texalign.loss.details import LossDetails
+from texalign.loss.evidence import EVIDENCE_LIMIT, Evidence, dilation_radius, region_competition
+from texalign.loss.forearm import beyond_wrist
+from texalign.loss.inputs import LossInputs
+from texalign.loss.likelihoods import ResidualCost, laplace_cost
 from texalign.loss.watch import LossWatch, Sighting
 
 __all__ = [
     "EVIDENCE_LIMIT",
     "DenseTextureAlignmentLoss",
+    "Evidence",
     "LossDetails",
+    "LossInputs",
     "LossWatch",
+    "ResidualCost",
     "Sighting",
-    "carried",
-    "mirrored_unless",
-    "structural_similarity",
+    "beyond_wrist",
+    "dilation_radius",
+    "laplace_cost",
+    "region_competition",
 ]

@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from texalign._internal import opaque
-from texalign.loss.dense_texture_alignment_loss import DenseTextureAlignmentLoss, LossDetails
+from texalign.loss.dense_texture_alignment_loss import DenseTextureAlignmentLoss
+from texalign.loss.details import LossDetails
 
 
 @dataclass(frozen=True, eq=False)

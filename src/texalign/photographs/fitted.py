@@ -102,7 +102,7 @@ def _fit(model: HandModel, photographs: Photographs, progress: Callable[[int, in
     scale = KEYPOINT_SCALE * photographs.image.shape[-1]
     parts = []
     for rows in torch.arange(len(photographs)).split(_CHUNK):
-        camera = photographs.camera.select(rows.to(photographs.camera.device))
+        camera = photographs.camera[rows.to(photographs.camera.device)]
         part = fit_to_keypoints(model, camera, photographs.keypoints[rows.to(camera.device)], scale)
         parts.append(part.tensors())
         if progress is not None:

@@ -66,7 +66,7 @@ class Photographs:
         """Some of them, by row (N,) int64."""
         tensors = {name: tensor[rows.to(tensor.device)] for name, tensor in self._tensors().items()}
         ids = tuple(self.ids[row] for row in rows.tolist())
-        return replace(self, ids=ids, camera=self.camera.select(rows.to(self.camera.device)), **tensors)
+        return replace(self, ids=ids, camera=self.camera[rows.to(self.camera.device)], **tensors)
 
     def to(self, device: torch.device | str) -> Photographs:
         """The same on a device."""

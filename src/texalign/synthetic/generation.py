@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from texalign._internal import Draws, expect, per_sample
+from texalign._internal import Draws, expect, flipped_images, mirrored_points, per_sample
 from texalign.camera import PinholeCamera
 from texalign.surface import HandSurface
 from texalign.synthetic.colour import linear_to_srgb
@@ -207,21 +207,11 @@ def _padding(draws: Draws, size: int) -> Tensor:
 
 def _mirrored(batch: SyntheticBatch, which: Tensor) -> SyntheticBatch:
     """The samples of `which` (B,) bool seen in a mirror; `is_right` stays."""
-    flipped = {
-        name: torch.where(per_sample(which, 4), getattr(batch, name).flip(3), getattr(batch, name))
-        for name in ("image", "mask", "occluder_mask")
-    }
-    turned = {}
-    for name in ("vertices", "joints", "translation"):
-        values = getattr(batch, name)
-        mirrored = values * values.new_tensor([-1.0, 1.0, 1.0])
-        turned[name] = torch.where(per_sample(which, values.dim()), mirrored, values)
-    principal = batch.camera.mirrored(batch.image.shape[-1]).principal
-    camera = PinholeCamera(batch.camera.focal, torch.where(which[:, None], principal, batch.camera.principal))
+    flipped = {name: flipped_images(getattr(batch, name), which) for name in ("image", "mask", "occluder_mask")}
+    turned = {name: mirrored_points(getattr(batch, name), which) for name in ("vertices", "joints", "translation")}
+    camera = batch.camera.mirrored(batch.image.shape[-1], which)
     return replace(batch, camera=camera, **flipped, **turned)
 
 
 def _first(batch: SyntheticBatch, count: int) -> SyntheticBatch:
-    camera = PinholeCamera(batch.camera.focal[:count], batch.camera.principal[:count])
-    tensors = {field.name: getattr(batch, field.name) for field in fields(batch) if field.name != "camera"}
-    return SyntheticBatch(camera=camera, **{name: value[:count] for name, value in tensors.items()})
+    return SyntheticBatch(**{field.name: getattr(batch, field.name)[:count] for field in fields(batch)})

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-from texalign._internal import dilate, expect, expect_floating
-from texalign.loss import EVIDENCE_LIMIT, LossDetails, carried
+from texalign._internal import dilate, expect, expect_floating, flipped_images
+from texalign.loss import EVIDENCE_LIMIT, LossDetails, dilation_radius
 from texalign.surface import HandSurface
 from texalign.viz.drawing import contact_sheet, outline, overlay
 
@@ -34,7 +34,7 @@ def alignment_sheet(
     """What a `DenseTextureAlignmentLoss` saw, one row a hand. Needs pillow.
 
     The columns: the image; the mesh's outline on it; the hand with the prior's texture; its colours as they were
-    compared, fitted to the image's light and carried a little past the outline; how far they are from the image; the
+    compared, fitted to the image's light and extended a little past the silhouette; how far they are from the image; the
     evidence, blue where the image looks like this hand and red where it does not (blue outside the outline pulls it
     outwards, red inside pushes it inwards); the texture. A row's label is the hand's loss, or "skipped".
 
@@ -61,13 +61,13 @@ def alignment_sheet(
     expect(cell_size > 0, who, "cell_size > 0", cell_size)
     with torch.no_grad():
         image = image.detach().float().nan_to_num(0.0, 0.0, 0.0).clamp(0, 1)
-        mirrored = torch.zeros(len(image), dtype=torch.bool)
+        mirrored = torch.zeros(len(image), dtype=torch.bool, device=image.device)
         if is_right is not None:
-            mirrored = ~(is_right if surface is None else surface.same_side(is_right)).cpu()
-        seen, coverage = _mirrored(image, mirrored), details.coverage
+            mirrored = ~(is_right if surface is None else surface.same_side(is_right)).to(image.device)
+        seen, coverage = flipped_images(image, mirrored), details.coverage
         faint = 0.3 * seen
-        # Where the colours are carried to.
-        near = dilate(coverage, carried(image))
+        # Where the hand's colours are extended to.
+        near = dilate(coverage, dilation_radius(image))
         judged = ~details.skipped[:, None, None, None]
         strength = judged * (details.evidence / EVIDENCE_LIMIT).clamp(-1, 1)
         colour = torch.where(strength < 0, _rgb(FOR_HAND, image), _rgb(AGAINST, image))
@@ -80,7 +80,9 @@ def alignment_sheet(
             residual_heat(details),
             outline(_enlarged(heat, cell_size), _enlarged(coverage, cell_size), (0.0, 0.0, 0.0), width=1),
         ]
-        cells = [_mirrored(_enlarged(column, cell_size), mirrored).clamp(0, 1) for column in columns]
+        cells = [
+            flipped_images(_enlarged(column, cell_size), mirrored.to(column.device)).clamp(0, 1) for column in columns
+        ]
         height, width = cells[0].shape[2:]
         cells.append(_centred(texture_picture(details.texture, surface, min(height, width)), height, width))
         labels = [
@@ -88,10 +90,6 @@ def alignment_sheet(
             for value, skipped in zip(details.per_sample.tolist(), details.skipped.tolist())
         ]
         return contact_sheet([list(row) for row in zip(*cells)], labels, COLUMNS)
-
-
-def _mirrored(image: Tensor, which: Tensor) -> Tensor:
-    return torch.where(which.to(image.device)[:, None, None, None], image.flip(-1), image)
 
 
 def _enlarged(image: Tensor, longer: int) -> Tensor:

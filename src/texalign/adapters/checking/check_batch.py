@@ -10,7 +10,7 @@ from texalign._internal import expect, expect_flags, expect_floating, expect_sam
 from texalign.adapters.checking.evidence import Correction, Evidence, flips, moves
 from texalign.adapters.checking.numbers import countable, in_frame, in_front, in_metres, in_pixels, readable, usable
 from texalign.camera import PinholeCamera
-from texalign.loss import mirrored_unless
+from texalign.loss import LossInputs
 from texalign.render import TexturedHandRenderer
 from texalign.surface import HandSurface
 from texalign.viz import contact_sheet, outline, save_png
@@ -101,8 +101,8 @@ def check(
         save_png(path, contact_sheet(_rows(overlay[:SHOWN])))
     if fits and float(image.amax()) > float(image.amin()):
         if is_right is not None:
-            own = surface.same_side(is_right)
-            vertices, camera, image, mask, valid = mirrored_unless(own, vertices, camera, image, mask, valid)
+            inputs = LossInputs(vertices, camera, image, mask, valid)
+            vertices, camera, image, mask, valid = inputs.mirrored(~surface.same_side(is_right))
         _compare(vertices, camera, image, mask, valid, surface, findings)
     return CheckReport(tuple(findings), overlay)
 
@@ -169,13 +169,13 @@ def _compare(
         index = index[torch.linspace(0, len(index) - 1, COMPARED).long().to(index.device)]
     height, width = image.shape[2:]
     metric = in_metres(vertices[index], findings)
-    camera = in_pixels(camera.select(index), height, width, findings)
+    camera = in_pixels(camera[index], height, width, findings)
     if metric is None:
         return
     vertices, before = in_front(metric, findings)
     if not bool(before.any()):
         return
-    vertices, camera, index = vertices[before], camera.select(before), index[before]
+    vertices, camera, index = vertices[before], camera[before], index[before]
     within = in_frame(vertices, camera, height, width, findings)
     evidence = Evidence(surface, image, mask, valid)
     value, _, coverage = evidence(vertices, camera, index)
@@ -189,7 +189,7 @@ def _compare(
         group = (inside_out == which).nonzero()[:, 0]
         if not len(group):
             continue
-        corrections = flips(vertices[group], camera.select(group), width, inside_out=which)
+        corrections = flips(vertices[group], camera[group], width, inside_out=which)
         agrees, several = bool(value[group].median() < AGREES), len(group) >= SEVERAL
         if agrees and several:
             # Whatever is wrong with all of them is not; it may be with some.
@@ -197,7 +197,7 @@ def _compare(
         # A few hands somewhere else find something like them too often.
         if (several and not agrees) or not bool(within[group].all()):
             off = None if evidence.mask is None else _off_mask(coverage[group], evidence, index[group])
-            corrections += moves(vertices[group], camera.select(group), height, width, off)
+            corrections += moves(vertices[group], camera[group], height, width, off)
         # Something is wrong with a mesh that is inside out; with others, it must be shown first.
         margin = GAIN_AMONG if several or which else GAIN_ALONE
         said = _explain(evidence, corrections, index[group], value[group], margin)

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from texalign.camera import PinholeCamera
 from texalign.hand import POSE_JOINT_NAMES, HandModel
-from texalign.loss import DenseTextureAlignmentLoss, mirrored_unless
+from texalign.loss import DenseTextureAlignmentLoss, LossInputs
 from texalign.prior import UVTextureEncoder
 from texalign.render import TexturedHandRenderer, UVObservations
 from texalign.surface import HandSurface
@@ -65,12 +65,12 @@ class Evidence(nn.Module):
         image, mask = self.image[index], None if self.mask is None else self.mask[index]
         right_side_out = ~self.inside_out(vertices)
         valid = None if self.valid is None else self.valid[index]
-        vertices, camera, image, mask, valid = mirrored_unless(right_side_out, vertices, camera, image, mask, valid)
+        inputs = LossInputs(vertices, camera, image, mask, valid).mirrored(~right_side_out)
         generator = torch.Generator(vertices.device).manual_seed(0)
         with torch.no_grad():
-            value, details = self.loss(vertices, camera, image, mask, valid, generator=generator, return_details=True)
+            value, details = self.loss(*inputs, generator=generator, return_details=True)
         # A fingertip that shows at the edge agrees with much; a hand is believed as far as it lies in the image.
-        pixels = camera.project(vertices)
+        pixels = inputs.camera.project(inputs.vertices)
         within = ((pixels >= 0) & (pixels <= pixels.new_tensor(self.size[::-1]))).all(dim=2).float().mean(dim=1)
         value = torch.where(value < 0, value * within, value)
         coverage = details.coverage

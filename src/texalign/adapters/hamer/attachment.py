@@ -17,8 +17,8 @@ from texalign._internal import expect, write_whole
 from texalign.adapters.hamer.inputs import loss_inputs, shrunk
 from texalign.adapters.hamer.prior_training import PriorTraining
 from texalign.adapters.hamer.wrapped_method import WrappedMethod
-from texalign.adapters.inputs import IMAGENET_MEAN, IMAGENET_STD, LossInputs
-from texalign.loss import DenseTextureAlignmentLoss, LossDetails
+from texalign.adapters.inputs import IMAGENET_MEAN, IMAGENET_STD
+from texalign.loss import DenseTextureAlignmentLoss, LossDetails, LossInputs
 
 # At HaMeR's own loss weights the texture then pulls at the vertices half as hard as the keypoints do, on hands that are
 # nearly right and on misplaced ones: benchmarks/hamer_weight.py.

@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from texalign._internal import expect, expect_floating
-from texalign.adapters.inputs import IMAGENET_MEAN, IMAGENET_STD, LossInputs, unnormalised, usable_cam
+from texalign.adapters.inputs import IMAGENET_MEAN, IMAGENET_STD, unnormalised, usable_cam
 from texalign.camera import PinholeCamera
+from texalign.loss import LossInputs
 
 
 def loss_inputs(

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from texalign._internal import box_blur
+
+
+def extend_colours(image: Tensor, coverage: Tensor, radius: int) -> Tensor:
+    """The hand's colour carried past its outline.
+
+    Inside, premultiplied `image` (B, 3, H, W) over `coverage` (B, 1, H, W); outside, the coverage-weighted mean colour
+    within `radius` pixels (0 farther away), without a gradient.
+    """
+    with torch.no_grad():
+        near = box_blur(image, radius) / box_blur(coverage, radius).clamp(min=1e-4)
+    inside = image / coverage.clamp(min=1e-4)
+    return torch.where(coverage > 0.5, inside, near)
+
+
+def fit_colour(rendered: Tensor, observed: Tensor, weight: Tensor, strength: float = 0.05) -> tuple[Tensor, Tensor]:
+    """Per-image, per-channel gain and offset (B, 3, 1, 1) that bring rendered colours to observed ones.
+
+    Weighted least squares of gain · rendered + offset, the gain drawn towards 1 by a ridge of `strength`² on the
+    variance of the colours, so that a hand of one colour, whose gain is undetermined, keeps gain 1. Closed form.
+    """
+    total = weight.sum(dim=(2, 3), keepdim=True).clamp(min=1e-6)
+    mean_rendered = (rendered * weight).sum(dim=(2, 3), keepdim=True) / total
+    mean_observed = (observed * weight).sum(dim=(2, 3), keepdim=True) / total
+    r, o = rendered - mean_rendered, observed - mean_observed
+    covariance = (r * o * weight).sum(dim=(2, 3), keepdim=True) / total
+    variance = (r * r * weight).sum(dim=(2, 3), keepdim=True) / total
+    ridge = strength**2
+    gain = ((covariance + ridge) / (variance + ridge)).clamp(0.25, 4)
+    return gain, mean_observed - gain * mean_rendered

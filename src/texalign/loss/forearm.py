@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def beyond_wrist(wrist: Tensor, centre: Tensor, height: int, width: int) -> Tensor:
+    """(B, 1, H, W): 1 where the image shows, or may show, the forearm, else 0.
+
+    Everything past the wrist's opening and up to twice its width to the sides. The forearm looks like the hand: whether
+    a pixel there is hand cannot be told from colour, so nobody may pull at it.
+
+    Args:
+        wrist: (B, N, 2) pixels, the boundary loop of the open wrist.
+        centre: (B, 2) pixels, the middle of the hand.
+        height: H.
+        width: W.
+    """
+    middle = wrist.mean(dim=1)
+    direction = functional.normalize(middle - centre, dim=-1)
+    across = torch.stack([-direction[:, 1], direction[:, 0]], dim=-1)
+    offset = wrist - middle[:, None]
+    half_width = (offset * across[:, None]).sum(dim=-1).abs().amax(dim=1)
+    y = torch.arange(height, device=wrist.device, dtype=wrist.dtype) + 0.5
+    x = torch.arange(width, device=wrist.device, dtype=wrist.dtype) + 0.5
+    pixel = torch.stack([x.expand(height, width), y[:, None].expand(height, width)], dim=-1)
+    relative = pixel[None] - middle[:, None, None]
+    along = (relative * direction[:, None, None]).sum(dim=-1)
+    aside = (relative * across[:, None, None]).sum(dim=-1).abs()
+    half_width = half_width[:, None, None]
+    inside = (along > -0.35 * half_width) & (aside < 2 * half_width + 0.3 * along.clamp(min=0))
+    return inside[:, None].to(wrist.dtype)
