@@ -85,7 +85,7 @@ def test_depth_edges_grazing_faces_and_the_background_are_left_out(render, scene
     background = torch.tensor([1.0, 0, 0])[None, :, None, None]
     image = torch.tensor([0.0, 0, 1])[None, :, None, None] * out.coverage + background * (1 - out.coverage)
     seen = render.observe(vertices, camera, image)
-    assert (seen.rgb[..., 0] * seen.valid).max() == 0
+    assert (seen.rgb[..., 0] * seen.valid).max() < 1e-5  # 1 − coverage, where coverage is 1 but for rounding
     assert seen.valid.sum() > 0.4 * (out.face_index >= 0).sum()
 
 
@@ -154,7 +154,7 @@ def test_the_draw_is_even_over_the_surface_not_over_the_image(surface):
     assert near_pixels > 6 * (len(pixels.uv[0]) - near_pixels)
     drawn = render.observe(vertices, camera, image, count=200, generator=torch.Generator().manual_seed(0))
     share = (drawn.uv[0, :, 0] < 0.5).float().mean()
-    assert 0.4 < share < 0.65
+    assert abs(share - 0.5) < 4 * 0.5 / 200**0.5  # four standard errors of 200 draws
 
 
 def test_observations_are_differentiable_in_vertices_and_image(render, scene):

@@ -213,11 +213,12 @@ def test_a_left_surface_has_the_mirrored_right_hands_loss(surface, scene, smooth
     seen = (vertices * mirror, camera.mirrored(size), image.flip(-1))
     left, left_gradient = with_gradient(bundled_loss(surface.mirrored(), size), *seen)
     assert (right != 0).all() and gradient.abs().max() > 0
-    torch.testing.assert_close(left, right, atol=1e-5, rtol=0)
-    torch.testing.assert_close(left_gradient * mirror, gradient, atol=1e-4 * float(gradient.abs().max()), rtol=0)
+    # Mirrored coordinates round otherwise, and single pixels change sides: one of about 300 matters at most 6/300.
+    torch.testing.assert_close(left, right, atol=2e-2, rtol=0)
+    assert (left_gradient * mirror - gradient).norm() < 1e-2 * gradient.norm()
     # Drawn inside out, the hand would show the prior nothing.
     inside_out = bundled_loss(surface.mirrored(), size)(vertices, camera, image)
-    assert (inside_out - right).abs().min() > 1e-2
+    assert (inside_out - right).abs().min() > 0.1
 
 
 def test_the_loss_takes_the_bundled_prior_with_a_closed_wrist(surface, scene, smooth_texture):
