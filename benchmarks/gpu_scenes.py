@@ -13,7 +13,7 @@ from torch import Tensor
 import texalign as ta
 from renderer import scene
 from texalign.hand import HandModel, sample_pose
-from texalign.loss import dense_texture_alignment_loss as loss_module
+from texalign.loss import region_competition
 
 TEXTURE_SIZE = 256
 
@@ -108,21 +108,21 @@ def stages(loss_fn: ta.DenseTextureAlignmentLoss, scene: Scene) -> dict[str, tup
     """
     renderer, encoder = loss_fn.renderer, loss_fn.encoder
     with torch.no_grad():
-        found = renderer._scene(scene.vertices, scene.camera)
-        seen = renderer._observe(found, scene.image, None, loss_fn.token_count, None)
+        found = renderer.scene(scene.vertices, scene.camera)
+        seen = found.observe(scene.image, count=loss_fn.token_count)
     # Graphs that can be gone back through many times.
-    found_again = renderer._scene(scene.vertices, scene.camera)
+    found_again = renderer.scene(scene.vertices, scene.camera)
 
     def encode() -> Any:
         with torch.no_grad(), torch.autocast(scene.device.type, dtype=torch.bfloat16):
             return encoder(seen)
 
     texture = encode().float()
-    drawn = renderer._draw(found_again, texture)
+    drawn = found_again.draw(texture)
     care = loss_fn._care(found.points, scene.image.shape[2:])
 
     def compare() -> Any:
-        return loss_module.region_competition(drawn.image, drawn.coverage, scene.image, care, None)
+        return region_competition(drawn.image, drawn.coverage, scene.image, care, None)
 
     evidence = compare()
 
@@ -135,15 +135,15 @@ def stages(loss_fn: ta.DenseTextureAlignmentLoss, scene: Scene) -> dict[str, tup
     weights = list(encoder.parameters())
     return {
         "rasterize, uv, depth": (
-            lambda: renderer._scene(scene.vertices, scene.camera),
+            lambda: renderer.scene(scene.vertices, scene.camera),
             size_of(scene.vertices, *pixels),
         ),
         "observe": (
-            lambda: renderer._observe(found, scene.image, None, loss_fn.token_count, None),
+            lambda: found.observe(scene.image, count=loss_fn.token_count),
             size_of(*pixels, scene.image, *tokens),
         ),
         "encode": (encode, size_of(*tokens, *weights, texture)),
-        "texture, antialias": (lambda: renderer._draw(found_again, texture), size_of(*pixels, texture, *picture)),
+        "texture, antialias": (lambda: found_again.draw(texture), size_of(*pixels, texture, *picture)),
         "evidence": (compare, size_of(*picture, care, scene.image, *evidence)),
         "backward": (back, size_of(*picture, *pixels, scene.image, *evidence, texture, scene.vertices)),
     }

@@ -46,7 +46,7 @@ def measure(vertices: Tensor, size: int, steps: int) -> dict[str, float]:
     renderer = ta.TexturedHandRenderer(surface, size, backend="torch")
     out = renderer(moved, camera, texture)
     with torch.no_grad():
-        scene = renderer._scene(vertices, camera)
+        scene = renderer.scene(vertices, camera)
         pairs = silhouettes.silhouette_pairs(
             scene.points, surface.faces, surface.twins, scene.found.face_index, scene.found.nearness
         )

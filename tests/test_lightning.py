@@ -421,7 +421,8 @@ def test_left_hands_are_shown_as_they_are():
     _, right = step(batch, generator=generator.manual_seed(0), return_details=True)
     shown = cells(viz.alignment_sheet(mirrored.image, details, left, cell_size=96), 1, 96)[0]
     plain = cells(viz.alignment_sheet(batch.image, right, cell_size=96), 1, 96)[0]
-    torch.testing.assert_close(shown[:6], plain[:6].flip(-1), atol=2e-2, rtol=0)
+    # But for pixels that an outline takes on one side of a threshold and not on the other.
+    assert ((shown[:6] - plain[:6].flip(-1)).abs() > 2e-2).float().mean() < 1e-3
     torch.testing.assert_close(shown[6], plain[6], atol=1e-3, rtol=0)  # one atlas for both
 
 

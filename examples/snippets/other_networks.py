@@ -1,10 +1,10 @@
 import torch
 
 import texalign as ta
+from texalign.loss import LossInputs
 
 # --8<-- [start:imports]
 from texalign.adapters import (
-    LossInputs,
     full_image,
     orthographic,
     root_relative,

@@ -4,7 +4,8 @@ import texalign as ta
 from texalign import synthetic
 
 # --8<-- [start:imports]
-from texalign.adapters import LossInputs, check, unnormalised
+from texalign.adapters import check, unnormalised
+from texalign.loss import LossInputs
 
 # --8<-- [end:imports]
 

@@ -295,18 +295,19 @@ def test_stand_in_without_a_discriminator_counts_every_batch_once(stand_in_hamer
     assert run.global_step == 2
 
 
-def test_stand_in_learns_a_batch(stand_in_hamer):
-    model, batch = stand_in_hamer.make_model(0), stand_in_hamer.training_batch(4, seed=0)
-    model.cfg.TRAIN.LR = 1e-3
-    optimizer = model.configure_optimizers()[0]
-    losses = []
-    for _ in range(30):
-        loss = model.compute_loss(batch, model.forward_step(batch, train=True))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.6 * losses[0]
+def test_a_short_step_down_its_gradient_lowers_the_stand_ins_loss(stand_in_hamer):
+    """By what the gradient says: 1 % of the loss, from any weights, far above rounding, and short."""
+    model, batch = stand_in_hamer.make_model(0).eval(), stand_in_hamer.training_batch(4, seed=0)
+    before = model.compute_loss(batch, model.forward_step(batch))
+    parameters = list(model.get_parameters())
+    gradients = torch.autograd.grad(before, parameters, allow_unused=True)
+    steepness = sum(gradient.square().sum() for gradient in gradients if gradient is not None)
+    with torch.no_grad():
+        for parameter, gradient in zip(parameters, gradients):
+            if gradient is not None:
+                parameter -= 0.01 * before / steepness * gradient
+        after = model.compute_loss(batch, model.forward_step(batch))
+    assert 0.98 * before < after < 0.995 * before
 
 
 def test_both_loaders_make_the_same_batch(stand_in_hamer, real_hamer):

@@ -170,9 +170,7 @@ def test_a_batch_does_not_matter_to_its_samples(hand, hands):
     alone = fitting.fit_to_keypoints(hand, camera[one], keypoints[one], 4.0, steps=10)
     together = fitting.fit_to_keypoints(hand, camera, keypoints, 4.0, steps=10)
     # Adam makes much of rounding errors in angles that nothing pulls at; what is seen is the same.
-    first, second = (
-        pixel_error(hand, some, camera[one], keypoints[one]) for some in (alone, together.select(one))
-    )
+    first, second = (pixel_error(hand, some, camera[one], keypoints[one]) for some in (alone, together.select(one)))
     torch.testing.assert_close(first, second, atol=0.05, rtol=0)
 
 

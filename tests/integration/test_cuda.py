@@ -108,7 +108,7 @@ def drawn(device, name, kind, agree=None):
         out = renderer(vertices, camera, texture)
         values, face_index = out.coverage, out.face_index
     else:
-        scene = renderer._scene(vertices, camera)
+        scene = renderer.scene(vertices, camera)
         redirect = renderer.surface.texel_map(texture.shape[-1]).redirect
         layers = scene.backend.sample_texture(texture, scene.uv, scene.found, redirect)[..., :3]
         values = torch.cat([layers.permute(0, 3, 1, 2), scene.depth[:, None]], dim=1)
@@ -150,7 +150,7 @@ def test_both_backends_draw_alike(cuda, name, kind):
 
 
 def check_step(device, name):
-    for settings in ({}, dict(levels=2, structure_weight=0.5, weigh_by_certainty=True)):
+    for settings in ({}, dict(train_texture=True)):
         loss, gradient = step_on(device, name, **settings)
         expected, wanted = step_on(CPU, "torch", **settings)
         # Medians, histograms and thresholds magnify the last bits of colours at single pixels.

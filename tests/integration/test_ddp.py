@@ -22,6 +22,9 @@ CASES = {
     "nothing in sight": ({"reduction": "sum"}, 2),
     "empty batch": ({"reduction": "sum"}, 4),
 }
+# Gradients relative to their length: batches of other sizes are summed in other orders, which gives 1e-6, up to 1e-3
+# where a pixel changes sides of a threshold; a wrong factor, sample or draw gives 0.1 and more.
+ROUNDING = 1e-2
 LEARNED = pytest.mark.parametrize("learned", [False, True], ids=["frozen prior", "trained prior"])
 
 
@@ -131,9 +134,9 @@ def test_processes_get_the_gradient_of_the_whole_batch(found, name, learned, wra
     assert any("encoder" in parameter for parameter in expected) == learned
     for mine in grads:
         scaled = {parameter.replace("step.", ""): factor * gradient for parameter, gradient in mine.items()}
-        assert relative_difference(scaled, expected) < 1e-5
+        assert relative_difference(scaled, expected) < ROUNDING
         assert all(gradient.abs().max() > 0 for parameter, gradient in scaled.items() if "host" in parameter)
-    torch.testing.assert_close(sum(losses) * factor / PROCESSES, loss, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(sum(losses) * factor / PROCESSES, loss, rtol=0, atol=ROUNDING)
     if name in ("nothing in sight", "empty batch"):
         assert losses[1] == 0
 
@@ -143,7 +146,7 @@ def test_the_mean_over_all_processes_is_that_of_the_whole_batch(found, name):
     _, expected = alone(name, {"reduction": "mean"}, False)
     for one in found:
         mine = {"host." + parameter: gradient for parameter, gradient in one[name, "mean"].items()}
-        assert relative_difference(mine, expected) < 1e-5
+        assert relative_difference(mine, expected) < ROUNDING
 
 
 def test_the_example_runs_alone():

@@ -270,7 +270,7 @@ def step(surface, everything, **settings):
     vertices = ta.hand.HandModel()(pose).vertices
     vertices = vertices - vertices.mean(dim=1, keepdim=True) + torch.tensor([0.0, 0.0, 0.5])
     if everything:
-        settings |= dict(levels=2, structure_weight=0.5, weigh_by_certainty=True, train_texture=True)
+        settings |= dict(train_texture=True)
     loss_fn = ta.DenseTextureAlignmentLoss(ta.TexturedHandRenderer(surface, 48), tiny_encoder(surface), **settings)
     camera, extras = ta.PinholeCamera(batch.focal, batch.principal), {}
     if everything:

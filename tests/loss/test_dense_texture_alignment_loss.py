@@ -3,7 +3,6 @@ from __future__ import annotations
 import copy
 import pickle
 from dataclasses import fields
-from itertools import pairwise
 
 import pytest
 import torch
@@ -13,15 +12,13 @@ from torch import nn
 
 import texalign as ta
 from host_network import TINY, tiny_encoder
-from texalign.loss import mirrored_unless, photometric
-from texalign.loss.dense_texture_alignment_loss import pyramid, region_competition
+from texalign.loss import LossInputs
 
 SKIN = torch.tensor([0.8, 0.55, 0.45])
 WALL = torch.tensor([0.2, 0.35, 0.5])
 PLAIN = SKIN[None, :, None, None].expand(1, 3, 16, 16)
 MIRROR = torch.tensor([-1.0, 1.0, 1.0])
 # The terms that are off by default: what holds without them must hold with them.
-EXTRAS = pytest.mark.parametrize("extras", [{}, {"levels": 3, "structure_weight": 1.0}], ids=["plain", "extras"])
 
 
 class MeanColour(nn.Module):
@@ -88,6 +85,16 @@ def gradient_of(loss_fn, vertices, *args, **kwargs):
     return value.detach(), torch.autograd.grad(value.sum(), leaf)[0]
 
 
+def significantly_positive(values):
+    """Of independent hands: the mean is more than four standard errors above 0, whichever hands were sampled."""
+    return bool(values.mean() > 4 * values.std() / len(values) ** 0.5)
+
+
+def relative(found, expected):
+    """How far off, in L2 norm: rounding gives 1e-6, a pixel that changes sides of a threshold 1e-3, a mistake 0.1."""
+    return float((found - expected).norm() / expected.norm())
+
+
 def picked(camera, index):
     return ta.PinholeCamera(camera.focal[index], camera.principal[index])
 
@@ -97,21 +104,23 @@ def picked(camera, index):
 
 def test_a_scalar_and_its_reductions(surface, photographs):
     vertices, camera, image = photographs(3)
-    each = loss_of(surface, reduction="none")(vertices, camera, image)
+    each = loss_of(surface, reduction="none")(vertices, camera, image, generator=seeded())
     assert each.shape == (3,) and each.dtype == torch.float32
-    mean, total = (loss_of(surface, reduction=name)(vertices, camera, image) for name in ("mean", "sum"))
+    mean, total = (
+        loss_of(surface, reduction=name)(vertices, camera, image, generator=seeded()) for name in ("mean", "sum")
+    )
     assert mean.shape == total.shape == ()
     torch.testing.assert_close(mean, each.mean())
     torch.testing.assert_close(total, each.sum())
-    assert (each > -6).all() and (each < 6).all()
+    assert (each.abs() < 6).all()
 
 
 def test_the_mean_is_over_the_samples_that_are_kept(surface, photographs):
     vertices, camera, image = photographs(3)
     vertices[1, 0, 0] = torch.nan
-    each = loss_of(surface, reduction="none")(vertices, camera, image)
+    each = loss_of(surface, reduction="none")(vertices, camera, image, generator=seeded())
     assert each[1] == 0
-    mean, details = loss_of(surface)(vertices, camera, image, return_details=True)
+    mean, details = loss_of(surface)(vertices, camera, image, generator=seeded(), return_details=True)
     assert details.skipped.tolist() == [False, True, False]
     torch.testing.assert_close(mean, (each[0] + each[2]) / 2)
 
@@ -146,7 +155,8 @@ def test_details(surface, photographs):
     assert torch.equal(details.coverage, details.rendering.coverage.detach())
     assert details.evidence.abs().max() <= 6
     by_hand = (details.coverage * details.evidence).sum(dim=(1, 2, 3)) / size_of(details)
-    torch.testing.assert_close(by_hand, details.per_sample.detach())
+    # Of terms up to 6 in size, 48² of them over at least as many covered ones: 6 × 48² × 2⁻²⁴ at the worst order.
+    torch.testing.assert_close(by_hand, details.per_sample.detach(), rtol=0, atol=1e-3)
     assert not details.skipped.any()
 
 
@@ -186,18 +196,18 @@ def test_the_observations_are_a_constant_and_as_many_as_asked_for(surface, photo
 # --- independence of batch and image size -------------------------------------
 
 
-@EXTRAS
-def test_a_batch_is_its_samples(surface, photographs, extras):
+def test_a_batch_is_its_samples(surface, photographs):
     vertices, camera, image = photographs(3, 64)
     mask = (torch.rand(3, 1, 64, 64, generator=seeded()) > 0.2).float()
     # Every pixel is observed: nothing to draw.
-    loss_fn = loss_of(surface, 64, token_count=64 * 64, reduction="none", **extras)
+    loss_fn = loss_of(surface, 64, token_count=64 * 64, reduction="none")
     values, gradient = gradient_of(loss_fn, vertices, camera, image, mask)
     for sample in range(3):
         one = slice(sample, sample + 1)
         value, own = gradient_of(loss_fn, vertices[one], picked(camera, one), image[one], mask[one])
-        torch.testing.assert_close(value, values[one], atol=1e-4, rtol=1e-4)
-        assert (own - gradient[one]).norm() < 1e-2 * own.norm()
+        # One pixel of a hand of about 300 that changes sides of a threshold: 1/300 of a value up to 6.
+        torch.testing.assert_close(value, values[one], atol=2e-2, rtol=0)
+        assert relative(own, gradient[one]) < 1e-2
 
 
 def test_image_size_matters_little(surface, photographs):
@@ -224,9 +234,8 @@ def test_it_pulls_home(surface, photographs, axis, sign):
     shift = torch.zeros(3)
     shift[axis] = sign * pixels_to_metres(camera, 3)
     there, gradient = gradient_of(loss_fn, vertices + shift, camera, image)
-    assert (there > loss_fn(vertices, camera, image)).sum() >= 11
-    home = -gradient.sum(dim=1)[:, axis] * -sign > 0
-    assert home.sum() >= 11
+    assert significantly_positive(there - loss_fn(vertices, camera, image))
+    assert significantly_positive(gradient.sum(dim=1)[:, axis] * sign)
 
 
 @pytest.mark.parametrize("sign", [-1.0, 1.0])
@@ -234,7 +243,7 @@ def test_it_pulls_home_in_depth(surface, photographs, sign):
     vertices, camera, image = photographs(12, 64)
     shift = torch.tensor([0.0, 0.0, sign * 0.03])
     _, gradient = gradient_of(loss_of(surface, 64, reduction="none"), vertices + shift, camera, image)
-    assert (gradient.sum(dim=1)[:, 2] * sign > 0).sum() >= 11
+    assert significantly_positive(gradient.sum(dim=1)[:, 2] * sign)
 
 
 def test_a_few_steps_down_bring_the_hand_home(surface, photographs):
@@ -249,12 +258,11 @@ def test_a_few_steps_down_bring_the_hand_home(surface, photographs):
     assert (offset.detach()[..., :2].norm(dim=-1) < 0.35 * shift[..., :2].norm(dim=-1)).all()
 
 
-@pytest.mark.parametrize("extras", [{}, {"structure_weight": 1.0}], ids=["plain", "structure"])
-def test_the_gradient_is_roughly_that_of_the_value(surface, photographs, smooth_texture, extras):
+def test_the_gradient_is_roughly_that_of_the_value(surface, photographs, smooth_texture):
     """Scale, colour fit and background are constants of a step, so only sign and magnitude can agree."""
     vertices, camera, image = photographs(8, 64, texture=smooth_texture)
     vertices = vertices + torch.tensor([pixels_to_metres(camera, 2), pixels_to_metres(camera, -2), 0.0])
-    loss_fn = loss_of(surface, 64, Fixed(smooth_texture), reduction="none", **extras)
+    loss_fn = loss_of(surface, 64, Fixed(smooth_texture), reduction="none")
 
     def total(move):
         """The area is a constant of the step too, or growing would pay by diluting the worst pixels."""
@@ -269,164 +277,20 @@ def test_the_gradient_is_roughly_that_of_the_value(surface, photographs, smooth_
         move[axis] = size
         numeric = (total(move) - total(-move)) / (2 * size) / size_of(details)
         analytic = gradient.sum(dim=1)[:, axis]
-        assert (analytic.sign() == numeric.sign()).sum() >= 7, axis
+        # Over the hands; vectors of 8 that have nothing to do with each other have 0 ± 0.35.
+        assert torch.cosine_similarity(analytic, numeric, dim=0) > 0.7, axis
         assert 0.4 < analytic.abs().sum() / numeric.abs().sum() < 2.5, axis
-
-
-# --- levels, structure ------------------------------------------------------------
-
-
-def test_a_pyramid_halves_by_averages_and_stops_before_16_pixels():
-    image, mask = torch.rand(2, 3, 64, 80, generator=seeded()), torch.rand(2, 1, 64, 80, generator=seeded(1))
-    built = pyramid(5, image, None, mask)
-    assert [tuple(level[0].shape[2:]) for level in built] == [(64, 80), (32, 40), (16, 20)]
-    assert built[0][0] is image and built[0][2] is mask
-    for fine, coarse in pairwise(built):
-        assert fine[1] is coarse[1] is None
-        for before, after in ((fine[0], coarse[0]), (fine[2], coarse[2])):
-            corners = [before[..., row::2, column::2] for row in (0, 1) for column in (0, 1)]
-            torch.testing.assert_close(after, sum(corners) / 4)
-    for levels in (1, 2):
-        assert len(pyramid(levels, image)) == levels
-
-
-@pytest.mark.parametrize(
-    "size, expected",
-    [
-        ((32, 31), [(32, 31)]),
-        ((32, 200), [(32, 200), (16, 100)]),
-        ((67, 64), [(67, 64), (33, 32), (16, 16)]),  # what is left over at the border is dropped
-        ((7, 9), [(7, 9)]),  # given smaller: as it is
-    ],
-)
-def test_a_pyramid_of_any_size(size, expected):
-    assert [tuple(image.shape[2:]) for (image,) in pyramid(5, torch.zeros(1, 1, *size))] == expected
-
-
-@pytest.mark.parametrize("masked", [False, True])
-def test_the_loss_is_the_mean_over_its_levels(surface, photographs, masked):
-    vertices, camera, image = photographs(2, 64)
-    mask = (torch.rand(2, 1, 64, 64, generator=seeded()) > 0.2).float() if masked else None
-    # A closed wrist: nothing lies beyond it, and every pixel counts.
-    loss_fn = loss_of(surface.closed_wrist(), 64, Fixed(PLAIN), levels=3, structure_weight=0.5)
-    _, details = loss_fn(vertices, camera, image, mask, return_details=True)
-    drawn = [details.rendering.image, details.coverage, image, torch.ones(2, 1, 64, 64), mask]
-    expected = []
-    for side in (64, 32, 16):
-        factor = 64 // side
-        small = [
-            None if each is None else each.unflatten(3, (side, factor)).unflatten(2, (side, factor)).mean(dim=(3, 5))
-            for each in drawn
-        ]
-        expected.append(region_competition(*small, structure_weight=0.5)[0])
-    torch.testing.assert_close(details.per_sample, torch.stack(expected).mean(dim=0))
-    assert (expected[0] - details.per_sample).abs().max() > 0.01  # else the finest alone would do
-    # What is shown is the finest.
-    _, finest = loss_of(surface.closed_wrist(), 64, Fixed(PLAIN))(vertices, camera, image, mask, return_details=True)
-    for name in ("fitted", "residual", "evidence", "coverage"):
-        assert torch.equal(getattr(details, name), getattr(finest, name)), name
-
-
-def test_more_levels_carry_farther(surface, photographs):
-    """From 20 of 128 pixels away (5.6 cm), where one level begins to fail: no more go astray, all aim better."""
-    vertices, camera, image = photographs(12, 128)
-    at_home, aim = [], []
-    for levels in (1, 3):
-        loss_fn = loss_of(surface, 128, Fixed(PLAIN), levels=levels, reduction="none")
-        cosines = []
-        for direction in ((1.0, 0.0, 0.0), (-1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, -1.0, 0.0)):
-            away = torch.tensor(direction)
-            _, gradient = gradient_of(loss_fn, vertices + pixels_to_metres(camera, 20) * away, camera, image)
-            assert torch.isfinite(gradient).all()
-            pull = gradient.sum(dim=1)
-            cosines.append((pull @ away) / pull[:, :2].norm(dim=1).clamp(min=1e-9))
-        at_home.append(int((torch.cat(cosines) > 0).sum()))
-        aim.append(float(torch.cat(cosines).mean()))
-    assert at_home[1] >= at_home[0] >= 36  # of 48
-    assert aim[1] > aim[0] + 0.03
-
-
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("weight", [1.0, 2.5])
-def test_the_structures_weight_adds_its_mean_dissimilarity(masked, weight):
-    drawn, image, coverage, care, mask = (
-        torch.rand(2, channels, 40, 40, generator=seeded(seed)) for seed, channels in enumerate((3, 3, 1, 1, 1))
-    )
-    arguments = (drawn * coverage, coverage, image, care, mask if masked else None)
-    plain, *shown = region_competition(*arguments)
-    more, *shown_too = region_competition(*arguments, structure_weight=weight)
-    assert all(torch.equal(*pair) for pair in zip(shown, shown_too))
-    # Only what is seen of the hand, as far as anything is known there.
-    known = (coverage > 0.5) * care * (mask if masked else 1)
-    different = photometric.dissimilarity(shown[0], image)
-    expected = (different * known).sum(dim=(1, 2, 3)) / known.sum(dim=(1, 2, 3))
-    assert (expected > 0.3).all()
-    torch.testing.assert_close(more - plain, weight * expected, atol=1e-5, rtol=1e-5)
-
-
-def test_where_the_prior_is_unsure_a_residual_says_less():
-    """Scales follow the log-variance relative to its mean over the hand: an even one changes nothing."""
-    coverage = torch.zeros(1, 1, 32, 32)
-    coverage[..., 8:24, 8:24] = 1
-    image = torch.where(coverage > 0, SKIN[:, None, None], WALL[:, None, None])
-    image = image + 0.05 * torch.randn(image.shape, generator=seeded())
-    image[..., 10:14, 10:22] -= 0.3  # a stain across both halves
-    care = torch.ones_like(coverage)
-
-    def evidence(log_variance):
-        rendered = SKIN[:, None, None] * coverage
-        return region_competition(rendered, coverage, image, care, None, log_variance)[3][..., 10:14, :]
-
-    plain = evidence(None)
-    torch.testing.assert_close(evidence(-3.0 * coverage), plain)
-    halves = -3.0 * coverage
-    halves[..., :16] *= 1.5
-    change = evidence(halves) - plain
-    assert change[..., 10:16].mean() > 0.1 and change[..., 16:22].mean() < 0
-    torch.testing.assert_close(change[..., :8], torch.zeros(1, 1, 4, 8))  # beyond the hand nothing is uncertain
-
-
-def test_weighing_by_certainty_needs_a_prior_that_has_one_and_stays_finite(surface, photographs):
-    vertices, camera, image = photographs(2)
-    loss_fn = loss_of(surface, prior=encoder(surface), weigh_by_certainty=True, levels=2)
-    value, gradient = gradient_of(loss_fn, vertices, camera, image, generator=seeded())
-    assert torch.isfinite(value) and torch.isfinite(gradient).all() and gradient.abs().sum() > 0
-    plain = loss_of(surface, prior=encoder(surface), levels=2)(vertices, camera, image, generator=seeded())
-    assert abs(value - plain) > 1e-6
-    with pytest.raises(ValueError, match="expected a UVTextureEncoder, for weigh_by_certainty, got MeanColour"):
-        loss_of(surface, prior=MeanColour(), weigh_by_certainty=True)
-
-
-def test_structure_pulls_the_texture_home(surface, photographs, smooth_texture):
-    vertices, camera, image = photographs(12, 64, texture=smooth_texture)
-    home = 0
-    for direction in ((1.0, 0.0, 0.0), (-1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, -1.0, 0.0)):
-        away = torch.tensor(direction)
-        moved = vertices + pixels_to_metres(camera, 1.5) * away
-        without, structured = (
-            gradient_of(
-                loss_of(surface, 64, Fixed(smooth_texture), structure_weight=weight, reduction="none", max_grad=1e9),
-                moved,
-                camera,
-                image,
-                generator=seeded(),
-            )[1]
-            for weight in (0.0, 1.0)
-        )
-        home += int(((structured - without).sum(dim=1) @ away > 0).sum())
-    assert home >= 40  # of 48
 
 
 # --- left hands, masks, groups --------------------------------------------------
 
 
-@EXTRAS
-def test_a_left_sample_is_the_mirror_image_of_a_right_one(surface, photographs, extras):
+def test_a_left_sample_is_the_mirror_image_of_a_right_one(surface, photographs):
     vertices, camera, image = photographs(2, 48)
     camera = ta.PinholeCamera(camera.focal, camera.principal + torch.tensor([3.0, 1.0]))
     mask = (torch.rand(2, 1, 48, 48, generator=seeded()) > 0.3).float()
     valid = (torch.arange(48) < 30).float().expand(2, 1, 48, 48)
-    loss_fn = loss_of(surface, prior=encoder(surface), reduction="none", **extras)
+    loss_fn = loss_of(surface, prior=encoder(surface), reduction="none")
     value, gradient = gradient_of(loss_fn, vertices, camera, image, mask, valid, generator=seeded())
     # The second sample as a left hand; the first stays.
     mirrored = camera.mirrored(48)
@@ -442,9 +306,9 @@ def test_a_left_sample_is_the_mirror_image_of_a_right_one(surface, photographs, 
     left_value, left_gradient = gradient_of(
         loss_fn, sides["vertices"], mixed, *pictures, is_right=sides["is_right"], generator=seeded()
     )
-    torch.testing.assert_close(left_value, value)
-    torch.testing.assert_close(left_gradient[0], gradient[0], atol=1e-3, rtol=1e-3)
-    torch.testing.assert_close(left_gradient[1] * MIRROR, gradient[1], atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(left_value, value, rtol=0, atol=1e-3)
+    assert relative(left_gradient[0], gradient[0]) < 1e-2
+    assert relative(left_gradient[1] * MIRROR, gradient[1]) < 1e-2
     assert gradient[1].abs().max() > 0.1
 
 
@@ -454,16 +318,15 @@ def test_all_right_is_the_default_and_mirroring_twice_is_nothing(surface, photog
     right = torch.ones(2, dtype=torch.bool)
     plain = loss_fn(vertices, camera, image, generator=seeded())
     assert torch.equal(loss_fn(vertices, camera, image, is_right=right, generator=seeded()), plain)
-    once = mirrored_unless(~right, vertices, camera, image, None, None)
-    assert (
-        torch.equal(once[0], vertices * MIRROR)
-        and torch.equal(once[2], image.flip(-1))
-        and once[3] is None
-        and once[4] is None
-    )
-    twice = mirrored_unless(~right, *once)
-    assert torch.equal(twice[0], vertices) and torch.equal(twice[2], image)
-    torch.testing.assert_close(twice[1].principal, camera.principal)
+    inputs = LossInputs(vertices, camera, image)
+    once = inputs.mirrored(right)
+    assert torch.equal(once.vertices, vertices * MIRROR) and torch.equal(once.image, image.flip(-1))
+    assert once.mask is None and once.valid is None
+    twice = once.mirrored(right)
+    assert torch.equal(twice.vertices, vertices) and torch.equal(twice.image, image)
+    torch.testing.assert_close(twice.camera.principal, camera.principal)
+    none = inputs.mirrored(~right)
+    assert torch.equal(none.vertices, vertices) and torch.equal(none.camera.principal, camera.principal)
 
 
 def test_skin_never_repels_and_what_is_not_skin_never_attracts(surface, photographs):
@@ -488,12 +351,14 @@ def test_a_mask_of_ones_is_no_segmentation(surface, photographs):
     mask = torch.ones(2, 1, 48, 48)
     mask[0, :, :, :24] = 0
     masked, gradient = gradient_of(loss_fn, vertices, camera, image, mask)
-    assert masked[1] == plain[1] and torch.equal(gradient[1], plain_gradient[1])
+    torch.testing.assert_close(masked[1], plain[1], rtol=0, atol=1e-3)
+    assert relative(gradient[1], plain_gradient[1]) < 1e-2
     assert (masked[0] - plain[0]).abs() > 0.1
     valid = (torch.arange(48) >= 6).float().expand(2, 1, 48, 48)
     padded = gradient_of(loss_fn, vertices, camera, image, valid.clone(), valid)
     unknown = gradient_of(loss_fn, vertices, camera, image, None, valid)
-    assert torch.equal(padded[0], unknown[0]) and torch.equal(padded[1], unknown[1])
+    torch.testing.assert_close(padded[0], unknown[0], rtol=0, atol=1e-3)
+    assert relative(padded[1], unknown[1]) < 1e-2
 
 
 def test_padding_is_neither_hand_nor_background(surface, photographs):
@@ -584,7 +449,7 @@ def test_groups_reach_the_prior(surface, photographs):
     loss_fn(vertices, camera, image)
     assert loss_fn.encoder.group is None
     _, details = loss_of(surface, prior=encoder(surface))(vertices, camera, image, group=ids, return_details=True)
-    assert torch.equal(details.texture[0], details.texture[1])
+    torch.testing.assert_close(details.texture[0], details.texture[1], rtol=0, atol=1e-6)  # 8 ulps of 1
     assert not torch.equal(details.texture[0], details.texture[2])
 
 
@@ -605,7 +470,7 @@ def test_the_prior_learns_only_when_asked_and_the_vertices_do_not_notice(surface
         if train_texture:
             assert prior.decoder.head.weight.grad.abs().max() > 0
             assert all(torch.isfinite(parameter.grad).all() for parameter in prior.parameters())
-    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-3, rtol=1e-3)
+    assert relative(gradients[1], gradients[0]) < 1e-2
 
 
 def test_no_gradient_is_recorded_where_none_is_wanted(surface, photographs):
@@ -635,19 +500,19 @@ def test_each_samples_gradient_is_bounded_in_length_not_in_direction(surface, ph
     assert torch.equal(gradient(500.0), free)  # the default only catches what is out of the ordinary
     bound = float(free.norm(dim=1).median())
     held = gradient(bound)
-    assert held.norm(dim=1).max() <= bound * (1 + 1e-5)
+    assert held.norm(dim=1).max() <= bound * (1 + 1e-4)  # 2334 squares in any order: 2334 × 2⁻²⁴
     expected = free * (bound / free.norm(dim=1, keepdim=True)).clamp(max=1)
-    torch.testing.assert_close(held, expected)
+    assert relative(held, expected) < 1e-4
 
 
-@pytest.mark.parametrize("weight", [1e-3, 1e5])
+@pytest.mark.parametrize("weight", [2.0**-10, 2.0**17])  # powers of two: they round nothing
 def test_the_bound_comes_before_the_callers_weight(surface, photographs, weight):
     vertices, camera, image = photographs(2)
     for bound in (1.0, 500.0):
         loss_fn = loss_of(surface, max_grad=bound)
         _, plain = gradient_of(loss_fn, vertices, camera, image, generator=seeded())
         _, weighted = gradient_of(lambda *args: weight * loss_fn(*args, generator=seeded()), vertices, camera, image)  # noqa: B023
-        torch.testing.assert_close(weighted / weight, plain, rtol=1e-3, atol=1e-6)
+        assert relative(weighted / weight, plain) < 1e-4  # norms of 2334 squares in any order
 
 
 def test_the_bound_comes_before_the_mean(surface, photographs):
@@ -656,7 +521,7 @@ def test_the_bound_comes_before_the_mean(surface, photographs):
         gradient_of(loss_of(surface, max_grad=1.0, reduction=name), vertices, camera, image, generator=seeded())[1]
         for name in ("sum", "mean")
     ]
-    torch.testing.assert_close(gradients[1] * 3, gradients[0])
+    assert relative(gradients[1] * 3, gradients[0]) < 1e-4  # norms of 2334 squares in any order
 
 
 def test_a_gradient_scaler_changes_nothing(surface, photographs):
@@ -712,7 +577,7 @@ def test_gradients_come_back_in_the_callers_dtype(surface, photographs, dtype):
 
 def test_compile(surface, photographs):
     vertices, camera, image = photographs(1, 32)
-    loss_fn = loss_of(surface, 32, encoder(surface), levels=2, structure_weight=1.0)
+    loss_fn = loss_of(surface, 32, encoder(surface))
 
     def step(leaf):
         right = torch.tensor([False])
@@ -724,8 +589,9 @@ def test_compile(surface, photographs):
     torch._dynamo.reset()
     actual = torch.compile(step, backend="aot_eager")(leaf)
     (gradient,) = torch.autograd.grad(actual, leaf)
-    torch.testing.assert_close(actual, expected)
-    torch.testing.assert_close(gradient, wanted)
+    # The compiler takes operators apart, so sums and products round otherwise.
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-2)
+    assert relative(gradient, wanted) < 1e-2
 
 
 def test_module_life(surface, photographs):
@@ -740,7 +606,7 @@ def test_module_life(surface, photographs):
     assert not torch.equal(other(vertices, camera, image, generator=seeded()), expected)
     other.load_state_dict(weights)
     assert torch.equal(other(vertices, camera, image, generator=seeded()), expected)
-    assert "token_count=512, levels=1, structure_weight=0, max_grad=500, reduction='mean'" in repr(loss_fn)
+    assert "token_count=512, max_grad=500, reduction='mean'" in repr(loss_fn)
 
 
 def test_deterministic(surface, photographs):
@@ -781,7 +647,6 @@ def spoil(name, vertices, focal, principal, mask):
         vertices[1] *= 1e30
 
 
-@EXTRAS
 @pytest.mark.parametrize(
     "name",
     [
@@ -797,10 +662,10 @@ def spoil(name, vertices, focal, principal, mask):
         "enormous",
     ],
 )
-def test_a_degenerate_sample_is_skipped_flagged_and_harmless(surface, photographs, name, extras):
+def test_a_degenerate_sample_is_skipped_flagged_and_harmless(surface, photographs, name):
     vertices, camera, image = photographs(2, 64)
     mask = torch.ones(2, 1, 64, 64)
-    loss_fn = loss_of(surface, 64, token_count=64 * 64, **extras)
+    loss_fn = loss_of(surface, 64, token_count=64 * 64)
     one = slice(0, 1)
     alone, expected = gradient_of(loss_fn, vertices[one], picked(camera, one), image[one], mask[one])
     focal, principal = camera.focal.clone(), camera.principal.clone()
@@ -811,8 +676,8 @@ def test_a_degenerate_sample_is_skipped_flagged_and_harmless(surface, photograph
     assert details.skipped.tolist() == [False, True]
     assert details.per_sample[1] == 0
     assert (gradient[1] == 0).all()
-    torch.testing.assert_close(loss.detach(), alone, atol=1e-4, rtol=1e-4)
-    assert (gradient[:1] - expected).norm() < 1e-2 * expected.norm()
+    torch.testing.assert_close(loss.detach(), alone, atol=2e-2, rtol=0)  # as for a batch and its samples
+    assert relative(gradient[:1], expected) < 1e-2
     for field in fields(details):
         tensor = getattr(details, field.name)
         if isinstance(tensor, torch.Tensor):
@@ -821,49 +686,45 @@ def test_a_degenerate_sample_is_skipped_flagged_and_harmless(surface, photograph
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 @pytest.mark.parametrize("channel", [0, 2])
-@EXTRAS
-def test_an_image_that_is_not_finite_harms_only_its_own_sample(surface, photographs, channel, value, extras):
+def test_an_image_that_is_not_finite_harms_only_its_own_sample(surface, photographs, channel, value):
     vertices, camera, image = photographs(2)
     image[1, channel, 20:28, 20:28] = value
     leaf = vertices.requires_grad_()
-    loss, details = loss_of(surface, **extras)(leaf, camera, image, return_details=True)
+    loss, details = loss_of(surface)(leaf, camera, image, return_details=True)
     (gradient,) = torch.autograd.grad(loss, leaf)
     assert torch.isfinite(details.per_sample).all() and torch.isfinite(loss) and torch.isfinite(gradient).all()
     assert not details.skipped[0]
     assert gradient[0].abs().max() > 0
 
 
-@EXTRAS
 @pytest.mark.parametrize("name", ["mask", "valid"])
-def test_a_mask_that_is_not_finite_harms_only_its_own_sample(surface, photographs, extras, name):
+def test_a_mask_that_is_not_finite_harms_only_its_own_sample(surface, photographs, name):
     vertices, camera, image = photographs(2)
     mask = torch.ones(2, 1, 48, 48)
     mask[1, 0, 20:28, 20:28] = torch.nan
-    loss_fn = loss_of(surface, reduction="none", **extras)
+    loss_fn = loss_of(surface, reduction="none")
     values, gradient = gradient_of(loss_fn, vertices, camera, image, **{name: mask})
     assert torch.isfinite(values).all() and torch.isfinite(gradient).all()
     assert values[0] < -1 and gradient[0].abs().max() > 0
 
 
-@EXTRAS
 @pytest.mark.parametrize("count", [1, 2])
-def test_all_skipped_is_a_zero_in_the_graph(surface, photographs, count, extras):
+def test_all_skipped_is_a_zero_in_the_graph(surface, photographs, count):
     vertices, camera, image = photographs(count)
     for reduction in ("mean", "sum", "none"):
         value, gradient = gradient_of(
-            loss_of(surface, reduction=reduction, **extras), vertices + torch.tensor([0.0, 0.0, -3.0]), camera, image
+            loss_of(surface, reduction=reduction), vertices + torch.tensor([0.0, 0.0, -3.0]), camera, image
         )
         assert (value == 0).all() and (gradient == 0).all()
 
 
-@EXTRAS
-def test_empty_batch(surface, photographs, extras):
+def test_empty_batch(surface, photographs):
     vertices, camera, image = photographs(1)
     none = ta.PinholeCamera(camera.focal[:0], camera.principal[:0])
     for prior in (MeanColour(), encoder(surface)):
         for reduction, shape in (("mean", ()), ("sum", ()), ("none", (0,))):
             leaf = vertices[:0].clone().requires_grad_()
-            loss_fn = loss_of(surface, prior=prior, reduction=reduction, **extras)
+            loss_fn = loss_of(surface, prior=prior, reduction=reduction)
             value, details = loss_fn(leaf, none, image[:0], image[:0, :1], return_details=True)
             assert value.shape == shape and details.skipped.shape == (0,)
             value.sum().backward()
@@ -899,11 +760,9 @@ def pictures(name, seed=0):
     picture=st.sampled_from(["black", "white", "grey", "noise", "saturated"]),
     left=st.booleans(),
     learned=st.booleans(),
-    levels=st.sampled_from([1, 3]),
-    structure_weight=st.sampled_from([0.0, 1.0]),
 )
 def test_any_pose_camera_mask_and_image_is_finite(
-    surface, scene, seed, zoom, shift, crop, mask, picture, left, learned, levels, structure_weight
+    surface, scene, seed, zoom, shift, crop, mask, picture, left, learned
 ):
     vertices, camera = scene(2, 32, seed=seed)
     vertices[1] += torch.tensor(shift)
@@ -914,8 +773,6 @@ def test_any_pose_camera_mask_and_image_is_finite(
         encoder(surface) if learned else None,
         token_count=64,
         train_texture=learned,
-        levels=levels,
-        structure_weight=structure_weight,
     )
     leaf = vertices.requires_grad_()
     value, details = loss_fn(
@@ -933,7 +790,9 @@ def test_any_pose_camera_mask_and_image_is_finite(
     assert (leaf.grad[details.skipped] == 0).all()
     for tensor in (value, details.per_sample, details.fitted, details.residual, details.evidence):
         assert torch.isfinite(tensor).all()
-    assert (details.per_sample >= -6).all() and (details.per_sample <= 6 + structure_weight).all()
+    rounding = 1e-3  # 32² terms up to 6 in size: 6 × 32² × 2⁻²⁴ at the worst order
+    assert (details.per_sample >= -6 - rounding).all()
+    assert (details.per_sample <= 6 + rounding).all()
     assert details.skipped.all() == (mask == "empty") or mask != "empty"
     for parameter in loss_fn.encoder.parameters():
         assert torch.isfinite(parameter.grad).all()
@@ -986,10 +845,6 @@ def test_calls_that_do_not_fit_are_refused(surface, photographs, change, error, 
     [
         (dict(reduction="average"), "expected reduction mean, sum or none, got 'average'"),
         (dict(token_count=0), "expected token_count > 0, got 0"),
-        (dict(levels=0), r"expected levels in \[1, 5\], got 0"),
-        (dict(levels=6), r"expected levels in \[1, 5\], got 6"),
-        (dict(structure_weight=-1), "expected structure_weight >= 0, got -1"),
-        (dict(structure_weight=float("nan")), "expected structure_weight >= 0, got nan"),
         (dict(max_grad=0.0), "expected max_grad > 0, got 0.0"),
         (dict(max_grad=float("nan")), "expected max_grad > 0, got nan"),
     ],
@@ -1012,7 +867,8 @@ def test_a_left_surface_mirrors_the_right_hands(surface, photographs):
     )
     for one in (surface, surface.mirrored()):
         loss = loss_of(one, reduction="none", token_count=48 * 48)(*both, is_right=is_right)
-        torch.testing.assert_close(loss, plain, atol=1e-5, rtol=0)
+        # Mirrored coordinates round otherwise; a pixel in 300 that changes sides matters 6/300.
+        torch.testing.assert_close(loss, plain, atol=2e-2, rtol=0)
 
 
 def test_the_renderer_must_be_one(surface):

@@ -28,25 +28,18 @@ def turned(hand, count: int):
     return vertices, ta.PinholeCamera(torch.full((count, 2), 270.0), torch.full((count, 2), 64.0))
 
 
-def test_round_trip_from_twelve_views(surface, hand, render, smooth_texture):
-    """texture → render from 12 views → observe → splat back: mean error ≤ 0.02 where the surface is seen above 30°."""
+def test_observed_colours_are_the_textures(surface, hand, render, smooth_texture):
+    """texture → render from 12 views → observe: at each observed uv the texture has the observed colour."""
     vertices, camera = turned(hand, 12)
     with torch.no_grad():
         image = render(vertices, camera, smooth_texture).image
         seen = render.observe(vertices, camera, image)
-        together = ta.UVObservations(*(t.reshape(1, -1, *t.shape[2:]) for t in (seen.uv, seen.rgb, seen.valid)))
-        texture, weight = together.splat(128)
-        # The best angle any view has of each face.
-        corner = vertices[:, surface.faces]
-        normal = torch.linalg.cross(corner[:, :, 1] - corner[:, :, 0], corner[:, :, 2] - corner[:, :, 0])
-        centre = corner.mean(dim=2)
-        sine = (-torch.nn.functional.cosine_similarity(normal, centre, dim=-1)).amax(dim=0)
-    texels = surface.texel_map(128)
-    well_seen = (texels.face_index >= 0) & (sine[texels.face_index.clamp(min=0)] > 0.5) & (weight[0, 0] > 0)
-    inside = texels.face_index >= 0
-    assert well_seen.sum() > 0.9 * inside.sum()
-    error = (texture - smooth_texture)[0].abs().mean(dim=0)[well_seen].mean()
-    assert error < 0.02
+        read = torch.nn.functional.grid_sample(
+            surface.dilated(smooth_texture).expand(12, -1, -1, -1), 2 * seen.uv[:, None] - 1, align_corners=False
+        )[:, :, 0].transpose(1, 2)
+    error = (read - seen.rgb).abs().mean(dim=-1)
+    assert seen.valid.sum(dim=1).min() > 500
+    assert error[seen.valid].mean() < 0.02
 
 
 def test_round_trip_by_unwrapping(surface, hand, render, smooth_texture):
@@ -85,7 +78,7 @@ def test_depth_edges_grazing_faces_and_the_background_are_left_out(render, scene
     background = torch.tensor([1.0, 0, 0])[None, :, None, None]
     image = torch.tensor([0.0, 0, 1])[None, :, None, None] * out.coverage + background * (1 - out.coverage)
     seen = render.observe(vertices, camera, image)
-    assert (seen.rgb[..., 0] * seen.valid).max() == 0
+    assert (seen.rgb[..., 0] * seen.valid).max() < 1e-5  # 1 − coverage, where coverage is 1 but for rounding
     assert seen.valid.sum() > 0.4 * (out.face_index >= 0).sum()
 
 
@@ -154,7 +147,7 @@ def test_the_draw_is_even_over_the_surface_not_over_the_image(surface):
     assert near_pixels > 6 * (len(pixels.uv[0]) - near_pixels)
     drawn = render.observe(vertices, camera, image, count=200, generator=torch.Generator().manual_seed(0))
     share = (drawn.uv[0, :, 0] < 0.5).float().mean()
-    assert 0.4 < share < 0.65
+    assert abs(share - 0.5) < 4 * 0.5 / 200**0.5  # four standard errors of 200 draws
 
 
 def test_observations_are_differentiable_in_vertices_and_image(render, scene):
@@ -177,21 +170,9 @@ def test_nothing_visible_gives_empty_observations(render, scene):
     assert render.observe(away, camera, image).valid.shape == (2, 0)
     drawn = render.observe(away, camera, image, count=16)
     assert not drawn.valid.any()
-    texture, weight = drawn.splat(8)
-    assert (texture == 0).all()
-    assert (weight == 0).all()
     texture, visibility = render.unwrap(torch.full_like(vertices, torch.nan), camera, image)
     assert (texture == 0).all()
     assert (visibility == 0).all()
-
-
-def test_splat_equals_a_hand_computed_number():
-    uv = torch.tensor([[[0.5, 0.25], [0.25, 0.25], [0.9, 0.9]]])  # on the line between two texels; on a centre; invalid
-    rgb = torch.tensor([[[0.2, 0.4, 0.6], [1.0, 0.0, 0.0], [5.0, 5.0, 5.0]]])
-    texture, weight = ta.UVObservations(uv, rgb, torch.tensor([[True, True, False]])).splat(2)
-    torch.testing.assert_close(weight, torch.tensor([[[[1.5, 0.5], [0.0, 0.0]]]]))
-    torch.testing.assert_close(texture[0, :, 0, 0], (0.5 * rgb[0, 0] + rgb[0, 1]) / 1.5)
-    torch.testing.assert_close(texture[0, :, 0, 1], rgb[0, 0])
 
 
 @pytest.mark.parametrize(

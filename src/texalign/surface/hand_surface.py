@@ -10,12 +10,12 @@ from torch.nn import functional
 
 from texalign._internal import expect, hand_asset
 from texalign.rasterize import select_backend
-from texalign.surface.topology import atlas_digest, boundary_loops, check_topology, edge_table, twin_edges
-from texalign.surface.topology import read_obj as _read_obj
+from texalign.surface.obj import read_obj
+from texalign.surface.topology import atlas_digest, boundary_loops, check_topology, twin_edges
 
 
 class TexelMap(NamedTuple):
-    """Which point of the surface lies under each texel's centre, and whom the texels beside a chart copy.
+    """Which point of the surface lies under each texel's centre, and the inside texel that a border texel copies.
 
     Attributes:
         face_index: (T, T) int64, -1 outside the charts.
@@ -45,8 +45,6 @@ class HandSurface(nn.Module):
         faces, uv, uv_faces: as above, int64, float32, int64.
         twins: (F, 3) int64: edge i of a face lies opposite its corner i; here is the number 3·face + edge that the same
             edge has in the face across it, -1 at the boundary.
-        edges: (E, 2) int64, each edge once, lower vertex first.
-        edge_faces: (E, 2) int64: the faces on either side, -1 at the boundary.
         boundary_loops: closed loops of boundary vertices, as tuples of indices; MANO's open wrist is one of 16.
         atlas_id: 16 hexadecimal digits of which vertices lie where in the atlas. Weights of a texture prior belong to
             one atlas. Another layout, or the same one on other vertices, has another id; the order of faces and of
@@ -62,8 +60,6 @@ class HandSurface(nn.Module):
     uv: Tensor
     uv_faces: Tensor
     twins: Tensor
-    edges: Tensor
-    edge_faces: Tensor
 
     def __init__(
         self, faces: Any, uv: Any, uv_faces: Any, vertex_count: int | None = None, is_right: bool = True
@@ -77,7 +73,6 @@ class HandSurface(nn.Module):
         check_topology(face_array, uv_array, uv_face_array, self.vertex_count)
         face_array, uv_face_array = face_array.astype(np.int64), uv_face_array.astype(np.int64)
         self.is_right = bool(is_right)
-        edges, edge_faces = edge_table(face_array)
         self.boundary_loops = boundary_loops(face_array)
         self.atlas_id = atlas_digest(face_array, uv_array, uv_face_array)
         arrays = {
@@ -85,8 +80,6 @@ class HandSurface(nn.Module):
             "uv": uv_array,
             "uv_faces": uv_face_array,
             "twins": twin_edges(face_array),
-            "edges": edges,
-            "edge_faces": edge_faces,
         }
         for name, array in arrays.items():
             self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(array)), persistent=False)
@@ -111,7 +104,7 @@ class HandSurface(nn.Module):
         Raises:
             ValueError: no faces, or a face without `vt`; the message names the line.
         """
-        vertex_count, faces, uv, uv_faces = _read_obj(Path(path))
+        vertex_count, faces, uv, uv_faces = read_obj(Path(path))
         return cls(faces, uv, uv_faces, vertex_count=vertex_count, is_right=is_right)
 
     @classmethod

@@ -1,10 +1,8 @@
-"""Plain index arithmetic on faces, in numpy: checks, adjacency, boundary loops, identities, and the OBJ reader."""
+"""Plain index arithmetic on faces, in numpy: checks, adjacency, boundary loops and identities."""
 
 from __future__ import annotations
 
 import hashlib
-from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 
@@ -67,16 +65,6 @@ def _check_edges(faces: np.ndarray) -> None:
         )
 
 
-def edge_table(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each edge once, (E, 2), lower vertex first, and the faces on either side, (E, 2), -1 at the boundary."""
-    directed = np.sort(directed_edges(faces).reshape(-1, 2), axis=1)
-    edges, inverse = np.unique(directed, axis=0, return_inverse=True)
-    edge_faces = np.full((len(edges), 2), -1, dtype=np.int64)
-    for position, edge in enumerate(inverse.reshape(-1)):
-        edge_faces[edge, int(edge_faces[edge, 0] >= 0)] = position // 3
-    return edges.astype(np.int64), edge_faces
-
-
 def twin_edges(faces: np.ndarray) -> np.ndarray:
     """(F, 3): for each face's edge i its number 3·face + edge in the face across it, -1 at the boundary."""
     edges = [(int(a), int(b)) for a, b in directed_edges(faces).reshape(-1, 2)]
@@ -136,41 +124,6 @@ def _from_lowest(faces: np.ndarray) -> np.ndarray:
     turn = (np.argmin(faces, axis=1)[:, None] + np.arange(3)) % 3
     turned = np.take_along_axis(faces, turn, axis=1)
     return turned[np.lexsort(turned.T[::-1])]
-
-
-def read_obj(path: Path) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
-    """Vertex count, faces, uv (v down) and uv_faces of an OBJ file."""
-    vertex_count = 0
-    uv: list[tuple[float, float]] = []
-    faces: list[tuple[int, int, int]] = []
-    uv_faces: list[tuple[int, int, int]] = []
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, start=1):
-            words = line.split()
-            if not words:
-                continue
-            if words[0] == "v":
-                vertex_count += 1
-            elif words[0] == "vt":
-                uv.append((float(words[1]), 1.0 - float(words[2])))
-            elif words[0] == "f":
-                corners = [_obj_corner(word, vertex_count, len(uv), number) for word in words[1:]]
-                expect(len(corners) >= 3, f"{path.name} line {number}", "a face of three corners or more", line.strip())
-                for second, third in pairwise(corners[1:]):
-                    faces.append((corners[0][0], second[0], third[0]))
-                    uv_faces.append((corners[0][1], second[1], third[1]))
-    expect(len(faces) > 0, path.name, "an OBJ file with faces (f lines)", "none")
-    return vertex_count, np.array(faces), np.array(uv, dtype=np.float64).reshape(-1, 2), np.array(uv_faces)
-
-
-def _obj_corner(word: str, vertex_count: int, uv_count: int, line: int) -> tuple[int, int]:
-    parts = word.split("/")
-    expect(
-        len(parts) >= 2 and parts[1] != "", f"OBJ line {line}", "corners with texture coordinates (v/vt)", repr(word)
-    )
-    # OBJ counts from 1; negative numbers count back from the last element read.
-    vertex, texture = int(parts[0]), int(parts[1])
-    return (vertex - 1 if vertex > 0 else vertex_count + vertex, texture - 1 if texture > 0 else uv_count + texture)
 
 
 def _text(values: np.ndarray) -> str:

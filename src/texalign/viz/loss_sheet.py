@@ -34,7 +34,7 @@ def alignment_sheet(
     """What a `DenseTextureAlignmentLoss` saw, one row a hand. Needs pillow.
 
     The columns: the image; the mesh's outline on it; the hand with the prior's texture; its colours as they were
-    compared, fitted to the image's light and extended a little past the silhouette; how far they are from the image; the
+    compared, fitted to the image's light and extended past the silhouette; how far they are from the image; the
     evidence, blue where the image looks like this hand and red where it does not (blue outside the outline pulls it
     outwards, red inside pushes it inwards); the texture. A row's label is the hand's loss, or "skipped".
 

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from texalign._internal import expect
+
+
+def read_obj(path: Path) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
+    """Vertex count, faces, uv (v down) and uv_faces of an OBJ file."""
+    vertex_count = 0
+    uv: list[tuple[float, float]] = []
+    faces: list[tuple[int, int, int]] = []
+    uv_faces: list[tuple[int, int, int]] = []
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, start=1):
+            words = line.split()
+            if not words:
+                continue
+            if words[0] == "v":
+                vertex_count += 1
+            elif words[0] == "vt":
+                uv.append((float(words[1]), 1.0 - float(words[2])))
+            elif words[0] == "f":
+                corners = [_obj_corner(word, vertex_count, len(uv), number) for word in words[1:]]
+                expect(len(corners) >= 3, f"{path.name} line {number}", "a face of three corners or more", line.strip())
+                for second, third in pairwise(corners[1:]):
+                    faces.append((corners[0][0], second[0], third[0]))
+                    uv_faces.append((corners[0][1], second[1], third[1]))
+    expect(len(faces) > 0, path.name, "an OBJ file with faces (f lines)", "none")
+    return vertex_count, np.array(faces), np.array(uv, dtype=np.float64).reshape(-1, 2), np.array(uv_faces)
+
+
+def _obj_corner(word: str, vertex_count: int, uv_count: int, line: int) -> tuple[int, int]:
+    parts = word.split("/")
+    expect(
+        len(parts) >= 2 and parts[1] != "", f"OBJ line {line}", "corners with texture coordinates (v/vt)", repr(word)
+    )
+    # OBJ counts from 1; negative numbers count back from the last element read.
+    vertex, texture = int(parts[0]), int(parts[1])
+    return (vertex - 1 if vertex > 0 else vertex_count + vertex, texture - 1 if texture > 0 else uv_count + texture)
