@@ -166,7 +166,7 @@ def test_the_hand_costs_what_a_laplace_law_mixed_with_a_uniform_share_says(unexp
     density = law.log_prob(difference).sum(dim=1, keepdim=True).exp()
     share = 0.1 if unexplained is None else unexplained
     expected = -((1 - share) * density + share).log()
-    given_share = {} if unexplained is None else {"unexplained": unexplained}
+    given_share = {} if unexplained is None else {"outlier_share": unexplained}
     close(likelihoods.hand_cost(difference.abs(), scale, **given_share), expected, atol=1e-4)
 
 

@@ -38,7 +38,7 @@ class LossInputs(NamedTuple):
         return LossInputs(mirrored_points(self.vertices, which), camera, *images)  # type: ignore[arg-type]
 
     def readable(self) -> tuple[LossInputs, Tensor]:
-        """The inputs with images, masks and valid regions that hold a non-finite value set to 0; and which samples (B,)."""
+        """The inputs, images and masks with a non-finite value set to 0; and which samples had one, (B,) bool."""
         unreadable = torch.zeros(len(self.image), dtype=torch.bool, device=self.image.device)
         images = []
         for image in self[2:]:
