@@ -58,8 +58,8 @@ def test_demo_prints_a_table_and_where_the_pictures_are(fast_demo):
         start, alone, together, change, sign = line.split()[-5:]
         start, alone, together, change = map(float, (start, alone, together, change))
         assert sign == "%" and min(start, alone, together) > 0
-        # Values are printed with two decimals or one, the change with none: half a last digit of each.
-        rounding = 0.5 + 100 * 0.05 * (1 + together / alone) / alone
+        # Values are printed with two decimals, the change with none: half a last digit of each.
+        rounding = 0.5 + 100 * 0.005 * (1 + together / alone) / (alone - 0.005) + 1e-6
         assert change == pytest.approx(100 * (together / alone - 1), abs=rounding)
 
 
