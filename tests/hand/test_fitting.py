@@ -165,13 +165,16 @@ def test_a_fit_to_keypoints_from_nothing_finds_them(hand, hands):
 
 
 def test_a_batch_does_not_matter_to_its_samples(hand, hands):
+    """In float64: Adam makes a step of any gradient, so that in float32 rounding decides about idle angles."""
     _, _, camera, keypoints = hands
+    camera, keypoints = camera.to(torch.float64), keypoints.double()
     one = torch.tensor([3])
     alone = fitting.fit_to_keypoints(hand, camera[one], keypoints[one], 4.0, steps=10)
     together = fitting.fit_to_keypoints(hand, camera, keypoints, 4.0, steps=10)
-    # Adam makes much of rounding errors in angles that nothing pulls at; what is seen is the same.
     first, second = (pixel_error(hand, some, camera[one], keypoints[one]) for some in (alone, together.select(one)))
-    torch.testing.assert_close(first, second, atol=0.05, rtol=0)
+    assert first.dtype == torch.float64
+    # Pixels. Rounding of 1e-14 grows in ten steps of Adam, to 1e-5 as measured.
+    torch.testing.assert_close(first, second, atol=1e-3, rtol=0)
 
 
 def test_no_sample_is_no_fit(hand):

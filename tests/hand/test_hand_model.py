@@ -103,7 +103,8 @@ def test_skinning_matches_a_plain_reference(model: HandModel) -> None:
 
 def test_rest_pose_is_the_template(model: HandModel) -> None:
     hand = model(torch.zeros(3, 16, 3))
-    assert torch.allclose(hand.vertices, model.vertices.expand(3, -1, -1), atol=1e-7)
+    # Single precision is 1.5e-8 m at 0.2 m, and some dozens of roundings add up.
+    assert torch.allclose(hand.vertices, model.vertices.expand(3, -1, -1), atol=1e-6)
     assert hand.joints.shape == (3, 21, 3)
     assert hand.joints[:, 0].abs().max() < 1e-6  # the wrist is the origin
     assert torch.equal(hand.joints[0, 4::4], hand.vertices[0, list(TIP_VERTICES)])
@@ -139,7 +140,7 @@ def test_joints_alone_are_the_hands_joints(model: HandModel) -> None:
 def test_axis_angle_equals_rotation_matrices(model: HandModel) -> None:
     pose = random_pose(4, 1.0)
     matrices = rotation_matrices(pose)
-    assert torch.allclose(model(pose).vertices, model(matrices).vertices, atol=1e-7)
+    assert torch.allclose(model(pose).vertices, model(matrices).vertices, atol=1e-6)
     assert torch.allclose(matrices @ matrices.mT, torch.eye(3).expand(4, 16, 3, 3), atol=1e-6)
 
 
@@ -510,10 +511,11 @@ def test_same_seed_same_poses() -> None:
 
 
 def test_camera_sees_palm_back_and_sides_alike() -> None:
+    # Tolerances are five standard deviations of a share of 4000.
     orientation = rotation_matrices(sample_pose(4000, torch.Generator().manual_seed(0))[:, 0])
     palm = orientation @ torch.tensor([0.0, -1.0, 0.0])
     assert (palm[:, 2] < 0).float().mean() == pytest.approx(0.5, abs=0.04)  # towards the camera
-    assert (palm[:, 2] < -0.6).float().mean() == pytest.approx((palm[:, 2] > 0.6).float().mean().item(), abs=0.04)
+    assert (palm[:, 2] < -0.6).float().mean() == pytest.approx((palm[:, 2] > 0.6).float().mean().item(), abs=0.055)
     assert 0.3 < (palm[:, 2].abs() < 0.6).float().mean() < 0.55
     thumb_side = orientation @ torch.tensor([0.0, 0.0, 1.0])
     assert (thumb_side[:, 2] < 0).float().mean() == pytest.approx(0.5, abs=0.04)

@@ -171,7 +171,7 @@ def test_what_is_read_can_be_written_for_smplx(file, tmp_path, models):
     layer = smplx.MANO(str(path), is_rhand=True, use_pca=False, flat_hand_mean=True)
     beta = torch.full((1, 10), 0.5)
     expected = original.template + original.shape_directions @ np.full(10, 0.5)
-    assert np.abs(layer(betas=beta).vertices[0].detach().numpy() - expected).max() < 1e-6
+    assert np.abs(layer(betas=beta).vertices[0].detach().numpy() - expected).max() < 1e-5  # float32 in metres
 
 
 # --- what is refused -------------------------------------------------------------

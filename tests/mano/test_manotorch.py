@@ -46,6 +46,10 @@ def path(folder, side):
     return folder / f"MANO_{side.upper()}.pkl"
 
 
+# Metres in float32: some hundred roundings of 3e-8, in sums of another order.
+CLOSE = 1e-5
+
+
 def posed(count=45, batch=6):
     generator = torch.Generator().manual_seed(0)
     return 0.5 * torch.randn(batch, 3 + count, generator=generator), torch.randn(batch, 10, generator=generator)
@@ -66,9 +70,9 @@ def test_equals_smplx(path, side, flat):
     theirs = smplx_layer(path, side, use_pca=False, flat_hand_mean=flat)(
         betas=betas, global_orient=pose[:, :3], hand_pose=pose[:, 3:]
     )
-    assert (ours.verts - theirs.vertices).abs().max() < 1e-6
+    assert (ours.verts - theirs.vertices).abs().max() < CLOSE
     order = torch.tensor([JOINT_ORDER.index(joint) for joint in range(16)])
-    assert (ours.joints[:, order] - theirs.joints[:, :16]).abs().max() < 1e-6
+    assert (ours.joints[:, order] - theirs.joints[:, :16]).abs().max() < CLOSE
     # Pose directions and the mean pose matter here.
     other = mano.manotorch_layer(path, flat_hand_mean=not flat)(pose, betas).verts
     assert (other - ours.verts).abs().max() > 1e-3
@@ -83,7 +87,7 @@ def test_equals_smplx_in_principal_components(path, side, flat):
     theirs = smplx_layer(path, side, use_pca=True, num_pca_comps=12, flat_hand_mean=flat)(
         betas=betas, global_orient=pose[:, :3], hand_pose=pose[:, 3:]
     )
-    assert (layer(pose, betas).verts - theirs.vertices).abs().max() < 1e-6
+    assert (layer(pose, betas).verts - theirs.vertices).abs().max() < CLOSE
 
 
 @needs_manotorch
@@ -96,7 +100,7 @@ def test_equals_smplx_with_rotation_matrices(folder):
     layer = smplx.MANOLayer(str(folder / "MANO_RIGHT.pkl"), is_rhand=True)
     theirs = layer(betas=betas, global_orient=matrices[:, :1], hand_pose=matrices[:, 1:])
     ours = mano.manotorch_layer(folder / "MANO_RIGHT.pkl")(pose, betas)
-    assert (ours.verts - theirs.vertices).abs().max() < 1e-6
+    assert (ours.verts - theirs.vertices).abs().max() < CLOSE
 
 
 @needs_manotorch

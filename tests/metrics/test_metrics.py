@@ -4,6 +4,7 @@ import datetime
 import importlib
 import json
 import math
+import re
 import sys
 import types
 import zipfile
@@ -118,7 +119,9 @@ def test_scores_are_those_of_freihand_and_ho3d(dtype):
     assert scores.keys() == FREIHAND.keys()
     for name, value in scores.items():
         assert value.shape == (8,) and value.dtype == dtype
-        assert value.mean().item() == pytest.approx(FREIHAND[name], rel=1e-5), name
+        # In float32 a few distances may fall on the other side of a threshold; one vertex of 8 × 778 is 1.6e-4.
+        counted = not name.endswith("_mm") and dtype == torch.float32
+        assert value.mean().item() == pytest.approx(FREIHAND[name], rel=1e-5, abs=5e-4 if counted else None), name
 
 
 def test_the_curve_is_that_of_freihand():
@@ -487,7 +490,9 @@ def test_every_dtype_without_gradients_and_under_autocast(dtype):
             assert value.dtype == torch.promote_types(dtype, torch.float32)
         torch.testing.assert_close(within[name], value, rtol=1e-6, atol=1e-6)
         if dtype == torch.float32:
-            torch.testing.assert_close(value.double(), exact[name].double(), rtol=1e-5, atol=1e-6)
+            # A distance may fall on the other side of a threshold, and then one of 60 vertices or of 21 joints counts.
+            counted = any(part in name for part in ("auc", "f_", "pck"))
+            torch.testing.assert_close(value.double(), exact[name].double(), rtol=1e-5, atol=0.05 if counted else 1e-6)
 
 
 def test_empty_batches():
@@ -623,8 +628,8 @@ def test_freihand_reads_what_was_predicted(tmp_path, dtype):
     assert len(read) == 2 and [len(part) for part in read] == [3, 3]
     for written, points_read in zip((joints, vertices), read):
         np.testing.assert_allclose(np.array(points_read), written.detach().double().numpy(), rtol=0, atol=5.1e-8)
-    # 0.1 µm: ten characters a number and not eighteen.
-    assert path.stat().st_size < 12 * 3 * 3 * (778 + 21)
+    # 0.1 µm: seven decimals and not sixteen.
+    assert max(len(number) for number in re.findall(r"\.(\d+)", path.read_text())) <= 7
 
 
 def test_an_archive_holds_one_file(tmp_path):
