@@ -229,15 +229,15 @@ def small_bombs():
     yield "key", pickle.EMPTY_DICT + LAUGHS + b"Ns."
     once = pickle.BINUNICODE + (10**6).to_bytes(4, "little") + b"a" * 10**6 + pickle.BINPUT + b"\0"
     again = ENCODE + pickle.BINGET + b"\0" + text("latin1") + pickle.TUPLE2 + pickle.REDUCE
-    yield "encoded again and again", pickle.MARK + once + again * 1_000 + pickle.LIST + b"."
+    yield "encoded again and again", pickle.MARK + once + again * 200 + pickle.LIST + b"."
     fields = mano_files.small_fields()
     state = ARRAY + b"(K\1(" + HUGE * 3 + b"t" + KIND + text("f8") + b"\x85R\x89" + text("") + b"tb"
     yield "shape", mano_files.pickled({**fields, "f": 0}, 2).replace(b"K\0", state, 1)
-    yield "zeros in an archive", mano_files.archived({**fields, "hands_coeffs": np.zeros((10**6, 45))})
+    yield "zeros in an archive", mano_files.archived({**fields, "hands_coeffs": np.zeros((10**5, 45))})
     claim = io.BytesIO()
     np.lib.format.write_array_header_1_0(claim, dict(descr="<f8", fortran_order=False, shape=(9_999_999, 45)))
     yield "claim in an archive", archive_of(claim.getvalue() + bytes(720), zipfile.ZIP_DEFLATED)
-    yield "another compression", archive_of(bytes(10**8), zipfile.ZIP_LZMA)
+    yield "another compression", archive_of(bytes(10**7), zipfile.ZIP_LZMA)
 
 
 def large_bombs():
