@@ -74,6 +74,11 @@ def test_the_site_lists_every_page():
     assert sorted(listed) == sorted(page.relative_to(DOCS).as_posix() for page in PAGES)
 
 
+def test_every_public_package_has_a_page():
+    public = {"index", "texalign", *ta._MODULES}
+    assert {page.stem for page in (DOCS / "api").glob("*.md")} == public
+
+
 @pytest.mark.parametrize("kind", ["loss", "convention"])
 def test_pictures_are_made_by_the_scripts_their_page_names(kind, tmp_path):
     script = f"{kind}_pictures"
