@@ -13,7 +13,7 @@ import texalign as ta
 from recording import relative_change
 from texalign.hand import KnownShape, disturbed, parameters_of_pose, pose_hand
 from texalign.photographs import Photographs
-from texalign.pretrain.training import read_texture
+from texalign.pretrain import read_texture
 
 TOKENS, TARGETS = 384, 1024
 Errors = dict[str, dict[str, list[float]]]

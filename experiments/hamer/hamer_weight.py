@@ -2,7 +2,7 @@
 
     python benchmarks/hamer_weight.py [--output FILE.json]
 
-Synthetic hands in batches as HaMeR's loader makes them, a prediction that is off by a share of `fitting.disturbed`'s
+Synthetic hands in batches as HaMeR's loader makes them, a prediction that is off by a share of `disturbed`'s
 noise, and the gradients of HaMeR's two keypoint losses, at HaMeR's own weights, and of the texture's loss at the
 vertices (joints are taken as a linear function of them: the joint regressor, and the fingertips). For comparison, the
 same ratio for the keypoints' pull in the fits of docs/benchmarks.md, where a weight of 2 to 8 is a gain.
@@ -21,7 +21,14 @@ from torch import Tensor
 import texalign as ta
 from recording import environment, table, write_json
 from texalign.adapters import hamer
-from texalign.hand import HandModel, fitting, rotation_vectors
+from texalign.hand import (
+    KEYPOINT_WEIGHT,
+    HandModel,
+    disturbed,
+    keypoint_loss,
+    parameters_of_pose,
+    rotation_vectors,
+)
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from hamer_batches import training_batch, truth
@@ -49,12 +56,10 @@ def hamer_keypoints(vertices: Tensor, batch: dict[str, Any], model: HandModel) -
 
 
 def fit_keypoints(vertices: Tensor, batch: dict[str, Any], model: HandModel) -> Tensor:
-    """The keypoint term of `fitting.keypoint_objective`, summed over the batch."""
+    """The keypoint term of `keypoint_objective`, summed over the batch."""
     camera = ta.PinholeCamera(vertices.new_full((len(vertices), 2), FOCAL), vertices.new_full((len(vertices), 2), 128))
     keypoints = SIZE * (batch["keypoints_2d"][..., :2] + 0.5)
-    return (
-        fitting.KEYPOINT_WEIGHT * fitting.keypoint_loss(joints_of(vertices, model), camera, keypoints, FIT_SCALE).sum()
-    )
+    return KEYPOINT_WEIGHT * keypoint_loss(joints_of(vertices, model), camera, keypoints, FIT_SCALE).sum()
 
 
 def measure(seed: int, share: float, loss_fn: ta.DenseTextureAlignmentLoss) -> dict[str, Tensor]:
@@ -64,8 +69,8 @@ def measure(seed: int, share: float, loss_fn: ta.DenseTextureAlignmentLoss) -> d
     true = truth(batch)
     parts = true["pred_mano_params"]
     pose = rotation_vectors(torch.cat([parts["global_orient"], parts["hand_pose"]], dim=1))
-    placed = fitting.parameters_of_pose(model, pose, true["pred_cam_t"])
-    noisy = fitting.disturbed(placed, torch.Generator().manual_seed(seed))
+    placed = parameters_of_pose(model, pose, true["pred_cam_t"])
+    noisy = disturbed(placed, torch.Generator().manual_seed(seed))
     mixed = [torch.lerp(a, b, share) for a, b in zip(placed.tensors(), noisy.tensors())]
     angles, orientation, translation, _ = mixed
     vertices = model(model.pose_from_angles(angles, orientation), parts["betas"]).vertices

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import texalign as ta
-from texalign.hand import HandModel, anatomy_loss, keypoint_loss
-from texalign.hand.fitting import KEYPOINT_WEIGHT
+from texalign.hand import KEYPOINT_WEIGHT, HandModel, anatomy_loss, keypoint_loss
 from training.network import Prediction
 from training.samples import Batch
 from training.settings import Settings
