@@ -1,19 +1,19 @@
-"""How well the prior predicts colours, over the mean colour of what it was shown. Part of `alignment.py`."""
+"""How well the prior predicts colours, over the mean colour of what it was shown. Part of `python experiments/fits`."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from landscape import Batch
-from plain_scenes import Scenes
 from torch import Tensor
+from torch.nn import functional
 
 import texalign as ta
-from recording import relative_change
+from fits.comparison import relative_change
+from fits.landscape import Batch
+from fits.plain_scenes import Scenes
 from texalign.hand import KnownShape, disturbed, parameters_of_pose, pose_hand
 from texalign.photographs import Photographs
-from texalign.pretrain.training import read_texture
 
 TOKENS, TARGETS = 384, 1024
 Errors = dict[str, dict[str, list[float]]]
@@ -25,6 +25,12 @@ def per_image(read: Tensor, mean: Tensor, rgb: Tensor, valid: Tensor) -> dict[st
     weight = valid / valid.sum(dim=1, keepdim=True).clamp(min=1)
     errors = {"prior": (read - rgb).abs().mean(dim=-1), "mean": (mean - rgb).abs().mean(dim=-1)}
     return {name: (error * weight).sum(dim=1)[some].tolist() for name, error in errors.items()}
+
+
+def read_texture(texture: Tensor, uv: Tensor) -> Tensor:
+    """Colours (B, N, 3) of a dilated texture (B, 3, T, T) at uv (B, N, 2), as the renderer reads them."""
+    colours = functional.grid_sample(texture, 2 * uv[:, None] - 1, padding_mode="border", align_corners=False)
+    return colours[:, :, 0].transpose(1, 2)
 
 
 def errors_on(
@@ -47,7 +53,7 @@ def errors_on(
         if mesh is None:
             continue
         seen = renderer.observe(mesh, camera, image, count=TOKENS, generator=generator)
-        read = read_texture(encoder(seen), targets.uv, surface)
+        read = read_texture(surface.dilated(encoder(seen)), targets.uv)
         result[name] = per_image(read, mean, targets.rgb, targets.valid)
     if isinstance(batch, Scenes):
         seen = renderer.observe(vertices, camera, image, count=TOKENS, generator=generator)
@@ -61,7 +67,7 @@ def errors_on(
 
 
 def misplaced(batch: Batch, generator: torch.Generator) -> Tensor:
-    """(B, 778, 3): the hands off by `texalign.fitting.disturbed`, as the refinements of this benchmark start."""
+    """(B, 778, 3): the hands off by `texalign.hand.disturbed`, as the refinements of this experiment start."""
     model = KnownShape(batch.betas)
     wrong = disturbed(parameters_of_pose(model, batch.pose, batch.translation), generator)
     return pose_hand(model, wrong).vertices

@@ -13,10 +13,9 @@ import texalign as ta
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-import real_refinement as real
-from synthetic_refinement import with_loss
-
-import prior
+from fits import prior
+from fits import real_refinement as real
+from fits.synthetic_refinement import with_loss
 from texalign.hand import pose_hand
 from texalign.photographs import read_photographs
 

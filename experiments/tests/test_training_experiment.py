@@ -18,11 +18,10 @@ from texalign.metrics import mask_iou
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-from stand_ins import MeanColour
-
 import training.__main__ as main_module
 import training.augmentation as augmentation
 import training.train as train_module
+from fits.stand_ins import MeanColour
 from training.arms import (
     ARMS,
     FINE_TUNED,

@@ -1,8 +1,8 @@
 """Does the loss pull hands into place? The prior, the landscape, fits to synthetic images and to photographs.
 
-    python benchmarks/alignment.py [--sections prior landscape synthetic real] [--fine-tuned FOLDER] [--images 64]
+    python experiments/fits [--sections prior landscape synthetic real] [--fine-tuned FOLDER] [--images 64]
 
-Prints the tables, writes them to benchmarks/results/alignment.json, and keeps what is finished in a folder: the same
+Prints the tables, writes them to experiments/results/fits.json, and keeps what is finished in a folder: the same
 command again goes on where it was interrupted, and processes with other --sections or --seeds can share the work. The
 parts on photographs need TEXALIGN_REAL_DATA, the folder of the photographs (frames 318 to 397 are measured on); without
 it they are left out.
@@ -12,25 +12,32 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
-import real_refinement as real
-import synthetic_refinement as synthetic_fits
 import torch
-from landscape import Batch, landscape, landscape_rows
-from plain_scenes import plain_scenes
-from stand_ins import MeanColour, PlainDifference
-from synthetic_refinement import Extra, with_loss
 from torch import nn
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
 import texalign as ta
-from prior import Errors, errors_in_chunks, errors_on, prior_row
-from recording import Store, comparison, digest, environment, table, write_json
+from fits import real_refinement as real
+from fits import synthetic_refinement as synthetic_fits
+from fits.comparison import comparison
+from fits.landscape import Batch, landscape, landscape_rows
+from fits.plain_scenes import plain_scenes
+from fits.prior import Errors, errors_in_chunks, errors_on, prior_row
+from fits.stand_ins import MeanColour, PlainDifference
+from fits.store import Store
+from fits.synthetic_refinement import Extra, with_loss
+from recording import digest, environment, table, write_json
 from texalign import synthetic
 from texalign.hand import HandModel, pose_hand
 from texalign.photographs import Photographs, read_photographs
 
+EXPERIMENTS = Path(__file__).resolve().parents[1]
 SIZE, CHUNK, FRAMES_A_CHUNK = 128, 16, 20
 SECTIONS = ("prior", "landscape", "synthetic", "real")
 # Images of these seeds are seen by no training, and no choice was made on them.
@@ -50,7 +57,7 @@ def merged(chunks: list[dict[str, list[float]]]) -> dict[str, list[float]]:
     return {name: [value for chunk in chunks for value in chunk[name]] for name in chunks[0]}
 
 
-class Benchmark:
+class Fits:
     """What the sections share: the priors, the renderer, the photographs, and where results are kept."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
@@ -196,28 +203,26 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the labels' noise")
     parser.add_argument("--prior", type=Path, help="weights other than the bundled ones")
     parser.add_argument("--fine-tuned", type=Path, help="weights trained on the photographs 0 to 297 as well")
-    parser.add_argument(
-        "--keep", type=Path, default=Path(__file__).parent / "unfinished", help="folder of what is done"
-    )
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "alignment.json")
+    parser.add_argument("--keep", type=Path, default=EXPERIMENTS / "unfinished", help="folder of what is done")
+    parser.add_argument("--output", type=Path, default=EXPERIMENTS / "results" / "fits.json")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    benchmark = Benchmark(arguments)
+    fits = Fits(arguments)
     tables: dict[str, list[dict[str, Any]]] = {}
     if "prior" in arguments.sections:
-        tables["prior"] = benchmark.prior_table()
+        tables["prior"] = fits.prior_table()
     for scenes in ("plain", "cluttered"):
         if "landscape" in arguments.sections:
-            tables[f"landscape, {scenes} images"] = benchmark.landscape_table(scenes)
+            tables[f"landscape, {scenes} images"] = fits.landscape_table(scenes)
         if "synthetic" in arguments.sections:
-            tables[f"refinement, {scenes} images"] = benchmark.synthetic_table(scenes)
-    if "real" in arguments.sections and benchmark.photographs is not None:
-        noisy, detected = benchmark.real_tables()
+            tables[f"refinement, {scenes} images"] = fits.synthetic_table(scenes)
+    if "real" in arguments.sections and fits.photographs is not None:
+        noisy, detected = fits.real_tables()
         tables |= {"fits to photographs, noisy labels": noisy, "fits to photographs, a detector's labels": detected}
     for name, rows in tables.items():
         print(f"\n{name}\n\n{table(rows)}")
     given = {"images": arguments.images, "every": arguments.every, "seeds": arguments.seeds}
-    content = {"environment": environment(), "arguments": given, "weights": benchmark.weights, "tables": tables}
+    content = {"environment": environment(), "arguments": given, "weights": fits.weights, "tables": tables}
     write_json(arguments.output, content)
 
 
