@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 import texalign as ta
 from fits.comparison import relative_change
@@ -14,6 +13,7 @@ from fits.landscape import Batch
 from fits.plain_scenes import Scenes
 from texalign.hand import KnownShape, disturbed, parameters_of_pose, pose_hand
 from texalign.photographs import Photographs
+from texalign.pretrain import read_texture
 
 TOKENS, TARGETS = 384, 1024
 Errors = dict[str, dict[str, list[float]]]
@@ -25,12 +25,6 @@ def per_image(read: Tensor, mean: Tensor, rgb: Tensor, valid: Tensor) -> dict[st
     weight = valid / valid.sum(dim=1, keepdim=True).clamp(min=1)
     errors = {"prior": (read - rgb).abs().mean(dim=-1), "mean": (mean - rgb).abs().mean(dim=-1)}
     return {name: (error * weight).sum(dim=1)[some].tolist() for name, error in errors.items()}
-
-
-def read_texture(texture: Tensor, uv: Tensor) -> Tensor:
-    """Colours (B, N, 3) of a dilated texture (B, 3, T, T) at uv (B, N, 2), as the renderer reads them."""
-    colours = functional.grid_sample(texture, 2 * uv[:, None] - 1, padding_mode="border", align_corners=False)
-    return colours[:, :, 0].transpose(1, 2)
 
 
 def errors_on(
@@ -53,7 +47,7 @@ def errors_on(
         if mesh is None:
             continue
         seen = renderer.observe(mesh, camera, image, count=TOKENS, generator=generator)
-        read = read_texture(surface.dilated(encoder(seen)), targets.uv)
+        read = read_texture(encoder(seen), targets.uv, surface)
         result[name] = per_image(read, mean, targets.rgb, targets.valid)
     if isinstance(batch, Scenes):
         seen = renderer.observe(vertices, camera, image, count=TOKENS, generator=generator)

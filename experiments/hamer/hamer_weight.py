@@ -27,8 +27,14 @@ from hamer_stand_in import FOCAL, SIZE, default_config
 import texalign as ta
 from recording import environment, table, write_json
 from texalign.adapters import hamer
-from texalign.hand import HandModel, disturbed, keypoint_loss, parameters_of_pose, rotation_vectors
-from texalign.hand.fitting import KEYPOINT_WEIGHT
+from texalign.hand import (
+    KEYPOINT_WEIGHT,
+    HandModel,
+    disturbed,
+    keypoint_loss,
+    parameters_of_pose,
+    rotation_vectors,
+)
 
 HANDS, SEEDS = 16, (100, 101, 102, 103)
 LEVELS = {"exact": 0.0, "well aligned": 0.25, "misaligned": 1.0}

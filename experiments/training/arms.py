@@ -12,8 +12,7 @@ from torch.nn import functional
 
 import texalign as ta
 from fits.stand_ins import PlainDifference, mask_difference, short_of_wrist
-from texalign.hand import HandModel, anatomy_loss, keypoint_loss
-from texalign.hand.fitting import KEYPOINT_WEIGHT
+from texalign.hand import KEYPOINT_WEIGHT, HandModel, anatomy_loss, keypoint_loss
 from training.network import Prediction
 from training.samples import Batch
 from training.settings import Settings

@@ -9,9 +9,10 @@ from PIL import Image
 
 import texalign as ta
 from photograph_folder import write_folder
+from texalign import hand as fitting
 from texalign.cli import demo
 from texalign.cli.demo import ALONE, START, TOGETHER
-from texalign.hand import fitting, rotation_vectors
+from texalign.hand import rotation_vectors
 
 CELL, LABEL = 160, 22
 

@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import texalign as ta
 from texalign.hand import sample_pose
 from texalign.prior import UVTextureEncoder
-from texalign.prior.uv_texture_encoder import AtlasCells, fourier_features, pool_observations, touched_cells
+from texalign.prior.atlas_cells import AtlasCells
+from texalign.prior.observation_features import fourier_features, pool_observations
 from texalign.synthetic import generate
 
 TINY = {"texture_size": 32, "latent_grid": 8, "width": 24, "layers": 1, "heads": 2}
@@ -74,7 +75,7 @@ def test_the_default_is_small_enough_to_ship_and_normalises_nothing_over_the_bat
 
 
 def test_cells_are_those_that_touch_a_chart(surface):
-    cells = touched_cells(surface, 8)
+    cells = AtlasCells.of(surface, 8).cells
     centre = surface.uv[surface.uv_faces].mean(dim=1)
     column, row = (centre * 8).long().unbind(-1)
     assert set((row * 8 + column).tolist()) <= set(cells)
