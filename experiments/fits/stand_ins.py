@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 import texalign as ta
-from texalign.adapters.checking.evidence import MeanColour as MeanColour
+from texalign.adapters import MeanColour as MeanColour
 from texalign.loss.photometric import beyond_wrist
 
 
