@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 import texalign as ta
+from texalign.adapters import MeanColour as MeanColour
 from texalign.loss import beyond_wrist
 
 
@@ -20,14 +21,6 @@ def short_of_wrist(surface: ta.HandSurface, vertices: Tensor, camera: ta.Pinhole
     pixels = camera.project(vertices).detach()
     wrist = torch.tensor(surface.boundary_loops[0], device=pixels.device)
     return 1 - beyond_wrist(pixels[:, wrist], pixels.mean(dim=1), size, size)
-
-
-class MeanColour(nn.Module):
-    """In the place of a texture prior: the mean colour of what is seen, everywhere."""
-
-    def forward(self, observations: ta.UVObservations) -> Tensor:
-        """(B, 3, 8, 8)."""
-        return observations.mean_colour()[:, :, None, None].expand(-1, -1, 8, 8)
 
 
 class PlainDifference(nn.Module):

@@ -1,7 +1,7 @@
 """Misplaced synthetic hands, pulled back by 2D keypoints alone and together with the loss.
 
-Part of `python experiments/fits`. Start: the truth with `texalign.hand.disturbed`. Keypoints: the true ones with 2 px of
-noise. 50 Adam steps on pose and translation; the shape is known.
+Part of `python experiments/fits`. Start: the truth with `texalign.hand.disturbed`. Keypoints: the true ones with 2 px
+of noise. 50 Adam steps on pose and translation; the shape is known.
 """
 
 from __future__ import annotations

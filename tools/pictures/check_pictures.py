@@ -1,7 +1,7 @@
 """The pictures of the page on networks of one's own: outlines as check draws them, right and wrong. Needs pillow.
 
-python tools/check_pictures.py                   # docs/images/check_overlays.png
-python tools/check_pictures.py --output FOLDER
+python tools/pictures/check_pictures.py                   # docs/images/check_overlays.png
+python tools/pictures/check_pictures.py --output FOLDER
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from torch.nn.functional import avg_pool2d
 import texalign as ta
 from picture_scene import SIZE, PictureScene, picture_scene
 from texalign.adapters import check
-from texalign.adapters.checking.evidence import flipped
 from texalign.viz import contact_sheet, save_png
 
 
@@ -25,10 +24,14 @@ def wirings(scene: PictureScene) -> dict[str, tuple[Tensor, ta.PinholeCamera, Te
     vertices, camera, image = scene.true, scene.camera, scene.image
     middle = (vertices.amin(dim=1, keepdim=True) + vertices.amax(dim=1, keepdim=True)) / 2
     half = SIZE / 2
+
+    def flipped(*signs: float) -> Tensor:
+        return (vertices - middle) * torch.tensor(signs) + middle
+
     return {
         "right": (vertices, camera, image),
-        "y points up": (flipped(vertices, (1.0, -1.0, 1.0), middle), camera, image),
-        "OpenGL's axes": (flipped(vertices, (1.0, -1.0, -1.0), middle), camera, image),
+        "y points up": (flipped(1.0, -1.0, 1.0), camera, image),
+        "OpenGL's axes": (flipped(1.0, -1.0, -1.0), camera, image),
         "mirrored": (vertices, camera, image.flip(-1)),
         "principal point": (vertices, ta.PinholeCamera(camera.focal, camera.principal - half), image),
         "camera of 512 pixels": (vertices, ta.PinholeCamera(2 * camera.focal, 2 * camera.principal), image),

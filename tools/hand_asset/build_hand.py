@@ -9,7 +9,7 @@ hand. The steps:
 4. `refinement`: even the triangles out, keep them on the surface, lead joint rows, tips and webs to their places.
 5. Here: take the skin weights over, add the shape space, write the file, report.
 
-    python tools/build_hand.py [--output src/texalign/assets/hand.npz]
+    python tools/hand_asset/build_hand.py [--output src/texalign/assets/hand.npz]
 
 The result is the same on every run of one machine; other machines may differ in the last digits, which is why the file
 is kept in the repository.
@@ -33,7 +33,7 @@ from refinement import refine
 from shape_space import shape_space
 from surface_projection import SurfaceProjector
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 DEFAULT_OUTPUT = REPOSITORY / "src" / "texalign" / "assets" / "hand.npz"
 # The source goes on below the wrist plane; this many metres of it are kept, so that vertices at the end find it.
 BELOW_WRIST = 0.004
@@ -113,7 +113,7 @@ def write(hand: dict[str, np.ndarray], path: Path) -> None:
 
 
 def report(hand: dict[str, np.ndarray]) -> None:
-    """Print the measures that tests/test_hand_asset.py puts bounds on."""
+    """Print the measures that tests/hand/test_hand_asset.py puts bounds on."""
     sys.path.insert(0, str(REPOSITORY / "tests"))
     quality = import_module("mesh_quality")
     source = read_generic_hand()

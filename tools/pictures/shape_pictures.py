@@ -1,6 +1,6 @@
 """The pictures of docs/hand.md: every shape parameter at -2, 0 and +2, sampled poses, joint axes. Needs pillow.
 
-python tools/shape_pictures.py docs/images
+python tools/pictures/shape_pictures.py docs/images
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from picture_light import lit
 from texalign import HandSurface, PinholeCamera, TexturedHandRenderer
 from texalign.hand import (
     JOINT_NAMES,
@@ -25,25 +26,11 @@ from texalign.hand import (
     sample_pose,
 )
 
-SKIN = (0.93, 0.74, 0.64)
+SKIN = torch.tensor([0.93, 0.74, 0.64])[:, None, None]
 DISTANCE = 4.0  # metres; far away, so that sizes compare
 WRIST_BELOW = torch.tensor([0.012, -0.092, 0.0])  # the middle of pictures of upright hands, metres from the wrist
 # Fingers up, palm to the camera: what ``sample_pose`` turns its hands from.
 UPRIGHT = torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
-
-
-def shaded_textures(vertices: Tensor, surface: HandSurface, size: int = 256) -> Tensor:
-    """Skin lit from the upper left, as textures (B, 3, size, size): the renderer itself knows no light."""
-    corners = vertices[:, surface.faces]
-    normals = torch.linalg.cross(corners[:, :, 1] - corners[:, :, 0], corners[:, :, 2] - corners[:, :, 0])
-    at_vertices = torch.zeros_like(vertices)
-    for corner in range(3):
-        at_vertices = at_vertices.index_add(1, surface.faces[:, corner], normals)
-    texels = surface.texel_map(size)
-    smooth = at_vertices[:, surface.faces[texels.face_index.clamp(min=0)]]
-    smooth = torch.nn.functional.normalize((smooth * texels.barycentric[..., None]).sum(-2), dim=-1)
-    light = torch.nn.functional.normalize(torch.tensor([-0.35, -0.5, -0.8]), dim=0)
-    return (0.3 + 0.75 * (smooth @ light).clamp(min=0))[:, None] * torch.tensor(SKIN)[:, None, None]
 
 
 def draw(vertices: Tensor, size: int, width: float, middle: Tensor | None = None) -> list[Image.Image]:
@@ -55,7 +42,7 @@ def draw(vertices: Tensor, size: int, width: float, middle: Tensor | None = None
     focal = torch.full((len(vertices), 2), 2 * size * DISTANCE / width)
     camera = PinholeCamera(focal, torch.full_like(focal, float(size)))
     renderer = TexturedHandRenderer(surface, image_size=2 * size, backend="torch")
-    rendering = renderer(placed, camera, shaded_textures(placed, surface).clamp(0, 1))
+    rendering = renderer(placed, camera, lit(surface, placed, SKIN.expand(1, 3, 256, 256)))
     image = torch.nn.functional.avg_pool2d(rendering.image + (1 - rendering.coverage), 2)
     pixels = (image.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
     return [Image.fromarray(picture) for picture in pixels]

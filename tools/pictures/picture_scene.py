@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 import texalign as ta
+from picture_light import lit, skin
 from texalign.hand import (
     FINGERS_UP,
     HandModel,
@@ -19,7 +20,6 @@ from texalign.hand import (
     sample_pose,
 )
 from texalign.viz import overlay
-from texalign.viz.drawing import shade, skin_texture
 
 SIZE = 256
 _FOCAL, _DEPTH = 620.0, 0.64
@@ -70,16 +70,16 @@ def _photograph(surface: ta.HandSurface, vertices: Tensor, camera: ta.PinholeCam
     """Image and mask, drawn twice as large and averaged down."""
     large = 2 * SIZE
     camera = camera.cropped(torch.zeros(2), torch.tensor(2.0))
-    lit = shade(surface, vertices, skin_texture(surface, tone=0.3), shadows=32)
-    hand = ta.TexturedHandRenderer(surface.closed_wrist(), large)(vertices, camera, lit)
+    texture = lit(surface, vertices, skin(512))
+    hand = ta.TexturedHandRenderer(surface.closed_wrist(), large)(vertices, camera, texture)
     row, column = torch.meshgrid(*[(torch.arange(large) + 0.5) / 2] * 2, indexing="ij")
     table = torch.tensor([0.36, 0.47, 0.50])[:, None, None] * (1.15 - 0.45 * row / SIZE)
     grain = 0.03 * torch.sin(row / 3.1 + 2 * torch.sin(column / 37)) * torch.sin(row / 1.7 + column / 51)
     image = table + grain
     book = (column < 92 + 0.18 * row) & (row < 120)
     image = torch.where(book, torch.tensor([0.80, 0.79, 0.74])[:, None, None] - 0.05 * (row > 112), image)
-    skin = hand.image[0].sum(dim=(1, 2)) / hand.coverage.sum()
-    image = _with_forearm(image, surface, vertices, camera, skin, row, column)
+    colour = hand.image[0].sum(dim=(1, 2)) / hand.coverage.sum()
+    image = _with_forearm(image, surface, vertices, camera, colour, row, column)
     image = overlay(image[None], hand)
     pen = ((column - 60) * 0.42 + (row - 150) * 0.9075).abs() < 4
     pen = pen & (column > 52) & (column < 160)
@@ -94,7 +94,7 @@ def _with_forearm(
     surface: ta.HandSurface,
     vertices: Tensor,
     camera: ta.PinholeCamera,
-    skin: Tensor,
+    colour: Tensor,
     row: Tensor,
     column: Tensor,
 ) -> Tensor:
@@ -111,4 +111,4 @@ def _with_forearm(
     share = aside / (0.97 * half_width + 0.10 * distance.clamp(min=0))
     light = 0.98 - 0.28 * (share + 0.25) ** 2
     inside = (distance > -4) & (share.abs() < 1)
-    return torch.where(inside, skin[:, None, None] * light, image)
+    return torch.where(inside, colour[:, None, None] * light, image)

@@ -4,7 +4,9 @@ The model stays linear as MANO's is: ``shaped = vertices + shape_directions @ be
 ``joints = joint_regressor @ shaped``. The directions come in the order of ``texalign.hand.SHAPE_NAMES``; docs/hand.md
 shows them, and ``UNIT`` below says how much one unit is.
 
-    python tools/shape_space.py src/texalign/assets/hand.npz     # adds or refreshes the two arrays in a hand file
+It adds or refreshes the two arrays in a hand file:
+
+    python tools/hand_asset/shape_space.py src/texalign/assets/hand.npz
 """
 
 from __future__ import annotations

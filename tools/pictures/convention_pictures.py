@@ -1,7 +1,7 @@
 """The pictures of docs/conventions.md: pixels, axes, the atlas, left hands. Needs matplotlib and pillow.
 
-python tools/convention_pictures.py                   # docs/images/conventions_*.png
-python tools/convention_pictures.py --output FOLDER
+python tools/pictures/convention_pictures.py                   # docs/images/conventions_*.png
+python tools/pictures/convention_pictures.py --output FOLDER
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from torch import Tensor
 
 import texalign as ta
 from picture_files import bare, figure, write_figures
+from picture_light import DEEP, lit, skin
 from texalign.hand import FINGERS_UP, HandModel, sample_pose
 from texalign.rasterize import select_backend
 from texalign.viz import overlay, to_uint8, uv_checker
-from texalign.viz.drawing import shade, skin_texture
 
 SIZE = 320
 RED, GREEN, BLUE = "#c0392b", "#1e8449", "#1f5fa8"
@@ -87,10 +87,10 @@ def pixels() -> Any:
 def axes_of_the_camera() -> Any:
     """The camera's axes, drawn into the image by the camera itself."""
     surface, vertices, view = ta.HandSurface.mano(), hand(), camera()
-    lit = shade(surface, vertices, skin_texture(surface, 256), shadows=12)
+    texture = lit(surface, vertices, skin())
     figure_drawn, axes = figure(1, 2, 8.0, 3.9)
     cell = axes[0, 0]
-    cell.imshow(drawn_on_white(surface, vertices, view, lit), extent=(0, SIZE, SIZE, 0))
+    cell.imshow(drawn_on_white(surface, vertices, view, texture), extent=(0, SIZE, SIZE, 0))
     origin = torch.tensor([0.056, -0.068, 0.6])
     ends = torch.stack([origin, *(origin + 0.03 * torch.eye(3)[:2])])[None]
     start, *tips = view.project(ends)[0].tolist()
@@ -147,7 +147,7 @@ def left_hands() -> Any:
     surface, view = ta.HandSurface.mano(), camera()
     view = ta.PinholeCamera(view.focal, view.principal + torch.tensor([[-24.0, 0.0]]))
     vertices = hand(20.0)
-    lit = shade(surface, vertices, skin_texture(surface, 256, 0.35), shadows=12)
+    lit_hand = lit(surface, vertices, skin(seed=DEEP))
     mirrored = vertices * torch.tensor([-1.0, 1.0, 1.0])
     figure_drawn, axes = figure(1, 4, 11.2, 3.1)
     worlds = (
@@ -155,7 +155,7 @@ def left_hands() -> Any:
         (2, surface.mirrored(), mirrored, view.mirrored(SIZE), "left hand: mirrored"),
     )
     for number, its_surface, its_vertices, its_view, title in worlds:
-        image = drawn_on_white(its_surface, its_vertices, its_view, lit)
+        image = drawn_on_white(its_surface, its_vertices, its_view, lit_hand)
         principal = its_view.principal[0].tolist()
         cell = axes[0, number]
         cell.imshow(image, extent=(0, SIZE, SIZE, 0))

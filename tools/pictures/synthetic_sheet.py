@@ -1,7 +1,7 @@
 """The picture of synthetic hands in the documentation, and the same beside photographs. Needs pillow.
 
-python tools/synthetic_sheet.py                                        # docs/images/synthetic.png
-python tools/synthetic_sheet.py --beside-real FOLDER --output both.png  # to look at, not to publish
+python tools/pictures/synthetic_sheet.py                                        # docs/images/synthetic.png
+python tools/pictures/synthetic_sheet.py --beside-real FOLDER --output both.png  # to look at, not to publish
 """
 
 from __future__ import annotations

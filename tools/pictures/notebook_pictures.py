@@ -1,6 +1,6 @@
 """The last picture of the HaMeR notebook, for its guide.
 
-python tools/notebook_pictures.py
+python tools/pictures/notebook_pictures.py
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import nbformat
 from nbclient import NotebookClient
 from PIL import Image
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def main() -> None:

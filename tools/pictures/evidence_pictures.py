@@ -1,7 +1,7 @@
-"""The pictures of docs/evidence.md, from the tables in benchmarks/results. Needs matplotlib and pillow.
+"""The pictures of docs/evidence.md, from the tables in experiments/results. Needs matplotlib and pillow.
 
-python tools/evidence_pictures.py                   # docs/images/evidence_*.png
-python tools/evidence_pictures.py --output FOLDER
+python tools/pictures/evidence_pictures.py                   # docs/images/evidence_*.png
+python tools/pictures/evidence_pictures.py --output FOLDER
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 
 from picture_files import figure, write_figures
 
-ROOT = Path(__file__).parents[1]
-RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "evidence.md"
+ROOT = Path(__file__).parents[2]
+RESULTS, PAGE = ROOT / "experiments" / "results", ROOT / "docs" / "evidence.md"
 # Figures shown of each table, and whether they are errors: of these less is better, and changes are relative.
 FIGURES = {
     "2D joints, px": ("2D joints, %", True),

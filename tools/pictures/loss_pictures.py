@@ -1,7 +1,7 @@
 """The pictures of docs/how-the-loss-works.md. Needs matplotlib and pillow.
 
-python tools/loss_pictures.py                   # docs/images/loss_*.png
-python tools/loss_pictures.py --output FOLDER
+python tools/pictures/loss_pictures.py                   # docs/images/loss_*.png
+python tools/pictures/loss_pictures.py --output FOLDER
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from torch import Tensor
 import texalign as ta
 from picture_files import bare, figure, write_figures
 from picture_scene import SIZE, PictureScene, picture_scene
-from texalign.loss import EVIDENCE_LIMIT, LossDetails, carried, photometric
+from texalign.loss import EVIDENCE_LIMIT, LossDetails, beyond_wrist, dilation_radius
+from texalign.loss.background import background_cost
+from texalign.loss.likelihoods import hand_cost
 from texalign.viz import to_uint8
 
 START = "#ff8c00"
@@ -44,11 +46,10 @@ class Pictures:
 
     def __init__(self) -> None:
         self.scene: PictureScene = picture_scene()
-        self.surface = ta.HandSurface.mano()
-        self.renderer = ta.TexturedHandRenderer(self.surface, SIZE)
-        encoder = ta.UVTextureEncoder.from_pretrained(surface=self.surface)
         # No bound on the gradient: its two parts are drawn as they are.
-        self.loss = ta.DenseTextureAlignmentLoss(self.renderer, encoder, max_grad=1e12)
+        self.loss = ta.DenseTextureAlignmentLoss.from_pretrained(image_size=SIZE, max_grad=1e12)
+        self.renderer = self.loss.renderer
+        self.surface = self.renderer.surface
         self.plain, self.masked = self.see(None), self.see(self.scene.mask)
 
     def see(self, mask: Tensor | None) -> Seen:
@@ -63,10 +64,10 @@ class Pictures:
         (outline,) = torch.autograd.grad((coverage * evidence).sum() / size, vertices)
         return Seen(details, outline[0], (whole - outline)[0])
 
-    def care(self) -> Tensor:
+    def before_wrist(self) -> Tensor:
         """(1, 1, H, W): 0 beyond the wrist."""
         screen = self.scene.camera.project(self.scene.start)
-        return 1 - photometric.beyond_wrist(screen[:, self.loss.wrist], screen.mean(dim=1), SIZE, SIZE)
+        return 1 - beyond_wrist(screen[:, self.loss.wrist], screen.mean(dim=1), SIZE, SIZE)
 
     def without_wrist(self) -> Tensor:
         """(1, 1, H, W): the evidence of a loss that counts what lies beyond the wrist too."""
@@ -78,11 +79,16 @@ class Pictures:
 
     def costs(self) -> tuple[Tensor, Tensor, Tensor]:
         """What is counted as background, and the costs of a background's and a hand's pixel: (H, W) each."""
-        image, coverage, care = self.scene.image, self.plain.details.coverage, self.care()
-        outside = (1 - photometric.dilate(coverage, 3 * carried(image))) * care
-        background = photometric.background_cost(image, outside)
-        hand = self.plain.details.evidence + background  # where neither cut off nor left out
-        return outside[0, 0], background[0, 0], hand[0, 0]
+        image, coverage, region = self.scene.image, self.plain.details.coverage, self.before_wrist()
+        outside = (1 - dilate(coverage, 3 * dilation_radius(image))) * region
+        cost = background_cost(image, outside)
+        hand = self.plain.details.evidence + cost  # where neither cut off nor left out
+        return outside[0, 0], cost[0, 0], hand[0, 0]
+
+
+def dilate(image: Tensor, radius: int) -> Tensor:
+    """Maximum over a (2 radius + 1)² window."""
+    return torch.nn.functional.max_pool2d(image, 2 * radius + 1, stride=1, padding=radius)
 
 
 def show(axes: Any, image: Tensor, title: str) -> None:
@@ -140,7 +146,7 @@ def overview(pictures: Pictures) -> Any:
     texture = torch.nn.functional.interpolate(details.texture, size=SIZE, mode="bilinear")
     show(cells[2], torch.where(charts, texture, torch.ones(())), "2  texture, completed")
     show(cells[3], details.rendering.image + 1 - details.coverage, "3  textured hand")
-    known = (photometric.dilate(details.coverage, carried(scene.image)) > 0.5).float()
+    known = (dilate(details.coverage, dilation_radius(scene.image)) > 0.5).float()
     show(cells[4], details.fitted * known + 1 - known, "4  fitted colours")
     heat = cells[5].imshow(
         (details.residual.mean(dim=1) * known[:, 0])[0].numpy(), cmap="inferno", vmin=0, vmax=0.5,
@@ -169,18 +175,18 @@ def background(pictures: Pictures) -> Any:
     heat = axes[0, 1].imshow(cost.numpy(), cmap="viridis", extent=(0, SIZE, SIZE, 0))
     bare(axes[0, 1], "−log p(colour | background)")
     drawn.colorbar(heat, ax=axes[0, 1], fraction=0.046, pad=0.02)
-    hand_law(axes[0, 2])
+    residual_cost(axes[0, 2])
     return drawn
 
 
-def hand_law(axes: Any) -> None:
-    """What a residual costs under the hand's law, at three scales."""
+def residual_cost(axes: Any) -> None:
+    """What a residual costs under the hand's distribution, at three scales."""
     residual = torch.linspace(0, 0.6, 200)
     for scale in (0.04, 0.08, 0.16):
-        cost = photometric.hand_cost(residual[None, None, None].expand(1, 3, 1, -1), torch.full((1, 1, 1, 1), scale))
+        cost = hand_cost(residual[None, None, None].expand(1, 3, 1, -1), torch.full((1, 1, 1, 1), scale))
         axes.plot(residual.numpy(), cost.flatten().numpy(), label=f"scale {scale}")
     axes.axhline(-float(np.log(0.1)), color="0.5", linestyle=":", linewidth=1)
-    axes.text(0.6, -float(np.log(0.1)) + 0.12, "−ln 0.1: unexplained", ha="right", color="0.35", fontsize=8)
+    axes.text(0.6, -float(np.log(0.1)) + 0.12, "−ln 0.1: outlier", ha="right", color="0.35", fontsize=8)
     axes.set_ylim(-8, 3.4)
     axes.set_xlabel("residual, the same in all channels")
     axes.set_title("−log p(residual | hand)", fontsize=9, pad=4)
@@ -228,10 +234,10 @@ def gradient_figure(pictures: Pictures, gradient: Tensor, base: Callable[[Any], 
 
 def forearm(pictures: Pictures) -> Any:
     """What lies beyond the wrist and is left out."""
-    scene, care = pictures.scene, pictures.care()
+    scene, region = pictures.scene, pictures.before_wrist()
     screen = scene.camera.project(scene.start)
     drawn, axes = figure(1, 3, 9.0, 3.1)
-    show(axes[0, 0], scene.image * (0.35 + 0.65 * care) + 0.5 * (1 - care), "beyond the wrist: nobody may pull")
+    show(axes[0, 0], scene.image * (0.35 + 0.65 * region) + 0.5 * (1 - region), "beyond the wrist: ignored")
     contour(axes[0, 0], pictures.plain.details.coverage)
     axes[0, 0].plot(*screen[0, [*pictures.loss.wrist, pictures.loss.wrist[0]]].T.numpy(), color="cyan", linewidth=1.2)
     for cell, value, title in (
