@@ -1,4 +1,4 @@
-"""The benchmark that trains networks: `benchmarks/training`."""
+"""The experiment that trains networks: `experiments/training`."""
 
 from __future__ import annotations
 
@@ -7,21 +7,17 @@ import math
 import shutil
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
 import texalign as ta
-from photograph_folder import write_folder
-from texalign.metrics import mask_iou
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
 import training.__main__ as main_module
 import training.augmentation as augmentation
 import training.train as train_module
 from fits.stand_ins import MeanColour
+from photograph_folder import write_folder
+from texalign.metrics import mask_iou
 from training.arms import (
     ARMS,
     FINE_TUNED,
@@ -60,6 +56,8 @@ SMALL = Settings(
     first_epochs=2,
     second_epochs=2,
     ramp_epochs=1,
+    rehearsed=0,
+    corrections=5,
     loss_size=32,
     token_count=64,
 )
@@ -409,7 +407,7 @@ def test_parts_do_not_overlap():
 def test_commands_never_train_on_frames_to_validate_on(tmp_path, monkeypatch, samples, command):
     asked = []
 
-    def spy(folder, frames, seed, size, guided):
+    def spy(folder, frames, seed, size):
         asked.append((frames, seed))
         return samples.select(torch.arange(len(asked)))
 
@@ -723,28 +721,40 @@ def test_an_arm_is_not_trained_again_because_another_weight_changed():
 
 
 def test_a_table_can_be_made_at_other_rates(tmp_path):
-    """One for every arm, or one for the weak labels that all is compared with; each is written to a file of its own."""
-    files = set()
-    for words in ([], ["--guided"]):
-        made = {}
-        for more in ("", "--rate 2e-4", "--weak-rate 1e-4", "--rate 2e-4 --weak-rate 1e-4"):
-            asked = main_module.arguments_of(["real", "--keep", str(tmp_path), *words, *more.split()])
-            made[more] = main_module.experiment(asked, "real").rates
-            files.add(main_module.result_file("real", asked).name)
-        own, one, other, both = made.values()
-        assert own == main_module.RATES["real", bool(words)] and set(own) == set(ARMS)
-        assert one == dict.fromkeys(ARMS, 2e-4)
-        assert other == {**own, WEAK: 1e-4} and both == {**one, WEAK: 1e-4}
-    kinds = ("", "_rate_0.0002", "_weak_rate_0.0001", "_rate_0.0002_weak_rate_0.0001")
-    assert files == {f"training_real{guided}{kind}.json" for guided in ("", "_guided") for kind in kinds}
-    asked = main_module.arguments_of(["real", "--against", PLAIN])
-    assert main_module.result_file("real", asked).name == "training_real_against_plain_difference.json"
-    asked = main_module.arguments_of(["synthetic", "--guided", "--plain-weight", "10", "--texture-weight", "3"])
-    name = "training_synthetic_guided_texture_weight_3_plain_weight_10.json"
-    assert main_module.result_file("synthetic", asked).name == name
-    for few, name in (("--images 2000", "_images_2000"), ("--images 500 --unseen 80", "_images_500_unseen_80")):
-        asked = main_module.arguments_of(["synthetic", *few.split()])
-        assert main_module.result_file("synthetic", asked).name == f"training_synthetic{name}.json"
+    """One for every arm, or one for the weak labels that all is compared with."""
+    made = {}
+    for more in ("", "--rate 2e-4", "--weak-rate 1e-3", "--rate 2e-4 --weak-rate 1e-3"):
+        asked = main_module.arguments_of(["real", "--keep", str(tmp_path), *more.split()])
+        made[more] = main_module.experiment(asked, "real").rates
+    own, one, other, both = made.values()
+    assert own == main_module.RATES["real"] and set(own) == set(ARMS)
+    assert one == dict.fromkeys(ARMS, 2e-4)
+    assert other == {**own, WEAK: 1e-3} and both == {**one, WEAK: 1e-3}
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ("real", "training_real"),
+        ("real --rate 2e-4 --weak-rate 1e-3", "training_real_rate_0.0002_weak_rate_0.001"),
+        ("synthetic --plain-weight 30 --texture-weight 3", "training_synthetic_texture_weight_3_plain_weight_30"),
+        ("synthetic --images 500 --unseen 80", "training_synthetic_images_500_unseen_80"),
+    ],
+)
+def test_other_settings_are_written_to_another_file(words, name):
+    asked = main_module.arguments_of(words.split())
+    assert main_module.result_file(asked.what, asked).name == f"{name}.json"
+    asked = main_module.arguments_of([*words.split(), "--against", PLAIN])
+    assert main_module.result_file(asked.what, asked).name == f"{name}_against_plain_difference.json"
+
+
+def test_finished_runs_are_found_wherever_the_start_lies(capsys, tmp_path, monkeypatch):
+    """The tables of the repository are those of its finished runs."""
+    monkeypatch.setattr(sys, "argv", ["", "real", "--show", "--start", "elsewhere/START.pt", "--output", f"{tmp_path}/a"])
+    main_module.main()
+    written, kept = (json.loads(path.read_text()) for path in (tmp_path / "a", main_module.result_file(
+        "real", main_module.arguments_of(["real"]))))
+    assert written["table"] == kept["table"] and written["changes"] == kept["changes"]
 
 
 def test_detections_are_turned_with_the_image_and_reach_the_network(samples, priors, tmp_path):

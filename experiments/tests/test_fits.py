@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 import texalign as ta
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
 from fits import prior
 from fits import real_refinement as real
 from fits.synthetic_refinement import with_loss
-from texalign.hand import pose_hand
+from texalign.hand import HandModel, pose_hand
 from texalign.photographs import read_photographs
 
 ROOT, SIZE = os.environ.get("TEXALIGN_REAL_DATA", ""), 128
@@ -34,8 +30,8 @@ def fitted():
 
 
 @pytest.fixture(scope="module")
-def renderer(surface):
-    return ta.TexturedHandRenderer(surface, SIZE, backend="torch")
+def renderer():
+    return ta.TexturedHandRenderer(ta.HandSurface.mano(), SIZE, backend="torch")
 
 
 def test_the_camera_projects_the_true_joints_onto_their_marks(fitted):
@@ -43,10 +39,10 @@ def test_the_camera_projects_the_true_joints_onto_their_marks(fitted):
     assert (photographs.camera.project(photographs.joints) - photographs.joints_image).abs().max() < 1e-3
 
 
-def test_a_prior_that_has_seen_no_photograph_predicts_one(fitted, hand, renderer):
+def test_a_prior_that_has_seen_no_photograph_predicts_one(fitted, renderer):
     photographs, fit = fitted
     with torch.no_grad():
-        vertices = pose_hand(hand, fit).vertices
+        vertices = pose_hand(HandModel(), fit).vertices
         errors = prior.errors_on(ta.UVTextureEncoder.from_pretrained(), renderer, photographs, vertices)["visible"]
     assert sum(errors["prior"]) < 0.7 * sum(errors["mean"])
 

@@ -12,19 +12,20 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import hamer_stand_in
 import numpy as np
 import pytest
+import score_arms
+import step_cost
+import texture_trainer
 import torch
+import train_hamer
+from hamer_batches import boxes, joint_batch, mocap_batch, photographs
+
+from texalign.mano import write_mano
 
 REPOSITORY = Path(__file__).parents[2]
-FULL_SCALE = REPOSITORY / "benchmarks" / "full_scale"
-sys.path.insert(0, str(REPOSITORY / "benchmarks"))
-
-import hamer_stand_in  # noqa: E402
-from full_scale import score_arms, step_cost, texture_trainer, train_hamer  # noqa: E402
-from hamer_batches import boxes, joint_batch, mocap_batch, photographs  # noqa: E402
-
-from texalign.mano import write_mano  # noqa: E402
+SCRIPTS = REPOSITORY / "experiments" / "hamer"
 
 # Python runs this before anything else: what cannot be imported here gets a substitute, and the network is small.
 SITECUSTOMIZE = """
@@ -32,6 +33,14 @@ import sys
 from pathlib import Path
 if {"train.py", "evaluate_one.py"} & {Path(word).name for word in sys.orig_argv}:
     import torch
+
+import hamer_stand_in
+import score_arms
+import step_cost
+import texture_trainer
+import train_hamer
+from hamer_batches import boxes, joint_batch, mocap_batch, photographs
+from texalign.mano import write_mano
     torch.set_num_threads(1)
     import hamer_checkout
     hamer_checkout.load()
@@ -122,7 +131,7 @@ def _encoded(image: torch.Tensor) -> bytes:
 def _train(checkout: Path, name: str, *words: str, steps: int = 4) -> str:
     """Run the launcher for so many of Lightning's steps, of which a batch has two; what it printed."""
     return _run(
-        checkout, FULL_SCALE / "train_hamer.py", *SMALL, f"exp_name={name}", f"GENERAL.TOTAL_STEPS={steps}", *words
+        checkout, SCRIPTS / "train_hamer.py", *SMALL, f"exp_name={name}", f"GENERAL.TOTAL_STEPS={steps}", *words
     )
 
 
@@ -171,7 +180,7 @@ def test_a_run_starts_from_given_weights_and_is_evaluated_by_eval_py(checkout: P
     count = _write_evaluation_data(checkout)
     quick = ["--num_workers", "0", "--dataset", "FREIHAND-VAL,NEWDAYS-TEST-ALL,NEWDAYS-TEST-VIS,NEWDAYS-TEST-OCC"]
     arm = "baseline-1=logs/train/runs/baseline/checkpoints/last.ckpt"
-    said = _run(checkout, FULL_SCALE / "evaluate_hamer.py", arm, "--results", str(tmp_path), *quick)
+    said = _run(checkout, SCRIPTS / "evaluate_hamer.py", arm, "--results", str(tmp_path), *quick)
     assert "texalign: loaded" in said
     found = score_arms.hint_scores(tmp_path / "baseline-1", "NEWDAYS-TEST-VIS")  # which agrees with eval.py's table
     assert list(found) == ["PCK@0.05", "PCK@0.1", "PCK@0.15"]
@@ -218,7 +227,7 @@ def test_the_launcher_becomes_train_py(tmp_path: Path) -> None:
     # What Lightning adds for its further processes has to follow our overrides without an option in between.
     assert words[1:3] == ["train.py", "--config-dir"] and words[4:] == ["texture_exp=texalign", "seed=1"]
     assert (Path(words[3]) / "texture_exp" / "texalign.yaml").is_file()
-    assert given["PYTHONPATH"].split(os.pathsep) == [str(FULL_SCALE), "mine"]
+    assert given["PYTHONPATH"].split(os.pathsep) == [str(SCRIPTS), "mine"]
 
 
 def _fit(texture: dict[str, Any] | None, folder: Path, **settings: Any) -> Any:
