@@ -748,13 +748,14 @@ def test_other_settings_are_written_to_another_file(words, name):
     assert main_module.result_file(asked.what, asked).name == f"{name}_against_plain_difference.json"
 
 
-def test_finished_runs_are_found_wherever_the_start_lies(capsys, tmp_path, monkeypatch):
+def test_finished_runs_are_found_wherever_the_start_lies(tmp_path, monkeypatch):
     """The tables of the repository are those of its finished runs."""
-    monkeypatch.setattr(sys, "argv", ["", "real", "--show", "--start", "elsewhere/START.pt", "--output", f"{tmp_path}/a"])
+    words = ["real", "--show", "--start", "elsewhere/START.pt", "--output", str(tmp_path / "real.json")]
+    monkeypatch.setattr(sys, "argv", ["", *words])
     main_module.main()
-    written, kept = (json.loads(path.read_text()) for path in (tmp_path / "a", main_module.result_file(
-        "real", main_module.arguments_of(["real"]))))
-    assert written["table"] == kept["table"] and written["changes"] == kept["changes"]
+    kept = main_module.result_file("real", main_module.arguments_of(["real"]))
+    printed, kept = (json.loads(path.read_text()) for path in (tmp_path / "real.json", kept))
+    assert printed["table"] == kept["table"] and printed["changes"] == kept["changes"]
 
 
 def test_detections_are_turned_with_the_image_and_reach_the_network(samples, priors, tmp_path):
