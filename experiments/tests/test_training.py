@@ -412,6 +412,7 @@ def test_commands_never_train_on_frames_to_validate_on(tmp_path, monkeypatch, sa
         return samples.select(torch.arange(len(asked)))
 
     monkeypatch.setattr(main_module, "real_samples", spy)
+    monkeypatch.setattr(main_module, "synthetic_samples", lambda *words: samples)
     tuning = command == "tune"
     arguments = main_module.arguments_of([command, "--keep", str(tmp_path)])
     made = main_module.experiment(arguments, "real" if tuning else command, tuning)
