@@ -12,7 +12,7 @@ import torch
 from freihand_scores import freihand_scores
 from prediction_files import write_freihand_predictions, write_ho3d_predictions
 
-from noisy_hands import FREIHAND, hands
+from metric_data import FREIHAND, hands
 from texalign.hand import JOINT_NAMES, POSE_JOINT_NAMES
 
 

@@ -3,51 +3,16 @@ from __future__ import annotations
 import math
 from functools import partial
 
-import numpy as np
 import pytest
 import torch
 from scipy.spatial import procrustes
 
-from noisy_hands import FREIHAND, as_tensors, hands
+from metric_data import FREIHAND, hands, images, keypoints, masks
 from texalign import metrics
 from texalign.hand import rotation_matrices
 from texalign.metrics import mask_iou, point_error, procrustes_aligned
 
 # Reference numbers below are what the evaluation code that is named gives for these arrays, in float64.
-# RandomState, since numpy promises that its numbers never change.
-
-
-def keypoints(count=40):
-    """Joints in pixels, predicted and true, sides of their boxes, which are annotated, and which of these visible."""
-    random = np.random.RandomState(6)
-    true = random.uniform(0, 640, size=(count, 21, 2))
-    side = random.uniform(60, 240, size=count)
-    predicted = true + 0.07 * side[:, None, None] * random.normal(size=true.shape)
-    annotated = random.uniform(size=(count, 21)) < 0.9
-    visible = annotated & (random.uniform(size=(count, 21)) < 0.6)
-    return as_tensors(predicted, true, side, annotated, visible)
-
-
-def masks():
-    """Discs at 48 × 64, predicted and true. In the last two pairs one mask is empty, and both."""
-    random = np.random.RandomState(7)
-    y, x = np.mgrid[:48, :64]
-    centre = random.uniform(15, 33, size=(6, 1, 2, 1, 1))
-    moved = centre + random.normal(size=centre.shape) * 3
-    radius = random.uniform(6, 20, size=(6, 2, 1, 1))
-    true = np.hypot(y - centre[:, :, 0], x - centre[:, :, 1]) < radius[:, :1]
-    predicted = np.hypot(y - moved[:, :, 0], x - moved[:, :, 1]) < radius[:, 1:]
-    true[4:], predicted[5] = False, False
-    return as_tensors(predicted, true)
-
-
-def images():
-    """Photograph-like noise at 40 × 56, predicted and true."""
-    random = np.random.RandomState(8)
-    true = random.uniform(size=(3, 3, 40, 56))
-    for _ in range(2):
-        true = (true + np.roll(true, 1, axis=2) + np.roll(true, 1, axis=3)) / 3
-    return as_tensors(np.clip(true + 0.05 * random.normal(size=true.shape), 0, 1), true)
 
 
 def approximately(values):
@@ -93,14 +58,10 @@ def test_the_curve_is_that_of_freihand():
 
 
 HAMER = {
-    "mpjpe_mm": [20.816157977695, 18.319693433634, 20.687342160382, 32.528533971319,
-                 31.085330941653, 42.966307651446, 53.299340051534, 39.060199229753],
     "pa_mpjpe_mm": [21.5872156757, 8.316382377956, 11.815246096918, 18.779357493338,
                     20.594149086533, 20.378074820544, 26.28013593147, 29.822223174924],
     "root_relative_mpjpe_mm": [66.706151642949, 13.09605966202, 21.211868760359, 24.97495142231,
                                30.568681605998, 38.038300882037, 33.419978249407, 47.552141709292],
-    "mpvpe_mm": [25.44563215462, 18.553792938091, 16.30020237335, 19.738551235623,
-                 36.516621862009, 42.080843067178, 50.247035215507, 45.893156074148],
     "pa_mpvpe_mm": [24.491736176121, 9.53099806175, 13.892563229027, 18.15308373512,
                     21.122887406707, 24.496565613944, 26.920944997864, 29.775885285799],
 }  # fmt: skip
@@ -204,11 +165,6 @@ def test_psnr_is_that_of_scikit_image_inside_the_mask():
 def test_alignment_undoes_a_similarity():
     true = points()
     torch.testing.assert_close(procrustes_aligned(moved(true), true), true)
-    # And the error that is left does not depend on where the prediction was.
-    predicted = true + 0.3 * points(seed=1)
-    first, second = (point_error(procrustes_aligned(some, true), true) for some in (predicted, moved(predicted, 0.2)))
-    torch.testing.assert_close(first, second)
-    assert first.min() > 0.05
 
 
 def test_alignment_agrees_with_scipy():
@@ -255,9 +211,6 @@ def test_errors_among_some_points():
     distance = (predicted - true).norm(dim=-1)
     expected = [distance[0, 4:9].mean().item(), distance[1, 3].item(), math.nan]
     assert point_error(predicted, true, among).tolist() == approximately(expected)
-    assert metrics.mpjpe_mm(predicted, true, among)[:2].tolist() == approximately(
-        [1000 * each for each in expected[:2]]
-    )
     # Alignment sees every joint.
     aligned = procrustes_aligned(predicted, true)
     torch.testing.assert_close(
@@ -360,12 +313,8 @@ def test_empty_batches():
 
 
 def test_what_is_checked():
-    cube, pixels, image, mask = (
-        torch.zeros(2, 21, 3),
-        torch.zeros(2, 21, 2),
-        torch.zeros(2, 3, 16, 16),
-        torch.zeros(2, 1, 16, 16),
-    )
+    cube, pixels = torch.zeros(2, 21, 3), torch.zeros(2, 21, 2)
+    image, mask = torch.zeros(2, 3, 16, 16), torch.zeros(2, 1, 16, 16)
     side, some = torch.ones(2), torch.ones(2, 21, dtype=torch.bool)
     mistakes = {
         "point_error: expected predicted (2, 21, 3) like true, got (2, 20, 3)": lambda: point_error(cube[:, 1:], cube),
@@ -374,9 +323,7 @@ def test_what_is_checked():
         "point_error: expected among (2, 21), got (2, 20)": lambda: point_error(cube, cube, some[:, 1:]),
         "procrustes_aligned: expected predicted (B, N, 3), got (2, 21, 2)": lambda: procrustes_aligned(pixels, pixels),
         "f_score: expected true (2, M, 3), got (1, 21, 3)": lambda: metrics.f_score(cube, cube[:1], 0.005),
-        "correct_joints: expected box_size (2,), got (2, 2)": lambda: metrics.pck(
-            pixels, pixels, torch.ones(2, 2), 0.1
-        ),
+        "correct_joints: expected box_size (2,), got (2, 1)": lambda: metrics.pck(pixels, pixels, side[:, None], 0.1),
         "correct_joints: expected predicted (B, J, 2), got (2, 21, 3)": lambda: metrics.pck(cube, cube, side, 0.1),
         "pck_auc: expected two thresholds or more that ascend, got [0, 0]": lambda: metrics.pck_auc(cube, cube, [0, 0]),
         "pck_curve: expected at least one threshold, got 0": lambda: metrics.pck_curve(cube, cube, []),
