@@ -5,9 +5,9 @@
 
 Times are CUDA events around each call, after warm-up: medians and quartiles over all calls on several sets of hands.
 Open hands cover a third of the image, each with its own 256² texture; the encoder runs in bfloat16. Memory is what the
-allocator held at most beside what it held before. HaMeR's step is measured by `full_scale/step_cost.py`, paired, with
-the checkout that HAMER_ROOT names (ViT-H, random weights), or with the stand-in where there is none. Rows that need
-nvdiffrast are left out where it does not run, and the reason is printed.
+allocator held at most beside what it held before. HaMeR's step is measured by `experiments/hamer/step_cost.py`, paired,
+with the checkout that HAMER_ROOT names (ViT-H, random weights), or with the stand-in where there is none. Rows that
+need nvdiffrast are left out where it does not run, and the reason is printed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from gpu_timing import bandwidth, launch_cost, over_input_sets, peak_mib, waits,
 from recording import environment, table, write_json
 from texalign.rasterize import BACKENDS, unavailable_reason
 
-STEP_COST = Path(__file__).parent / "full_scale" / "step_cost.py"
+STEP_COST = Path(__file__).resolve().parents[1] / "experiments" / "hamer" / "step_cost.py"
 
 
 @dataclass(frozen=True)

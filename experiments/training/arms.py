@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from stand_ins import PlainDifference, mask_difference, short_of_wrist
 from torch import Tensor, nn
 from torch.nn import functional
 
 import texalign as ta
+from fits.stand_ins import PlainDifference, mask_difference, short_of_wrist
 from texalign.hand import KEYPOINT_WEIGHT, HandModel, anatomy_loss, keypoint_loss
 from training.network import Prediction
 from training.samples import Batch

@@ -1,7 +1,7 @@
 """Acceptance of the packaged hand: its format, its mesh, its closeness to the source hand at rest and when posed.
 
 The bounds say what the package promises, not what today's file happens to reach. Measured values are printed by
-tools/build_hand.py.
+tools/hand_asset/build_hand.py.
 """
 
 import sys
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPOSITORY / "tools"))
+sys.path.insert(0, str(REPOSITORY / "tools" / "hand_asset"))
 
 from generic_hand import FINGERS, cross_normals, joint_index, read_generic_hand  # noqa: E402
 from mano_layout import TIP_VERTICES, read_mano_layout  # noqa: E402

@@ -26,7 +26,7 @@ from texalign.hand import (
     sample_pose,
 )
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools" / "hand_asset"))
 
 # First joint of each finger, thumb to little finger, in MANO's order.
 BASES = {"thumb": 13, "index": 1, "middle": 4, "ring": 10, "little": 7}

@@ -150,9 +150,11 @@ def automatic_backend(device: torch.device) -> str | None:
     """The backend that ``backend="auto"`` takes on a device, None if it does not run there."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the fallback's warning would repeat what the report says
-        module = rasterize.select_backend("auto", device)
-    name = module.__name__.rsplit("._", 1)[-1]
-    return name if rasterize.unavailable_reason(name, device) is None else None
+        chosen = rasterize.select_backend("auto", device)
+    for name in rasterize.BACKENDS:
+        if rasterize.unavailable_reason(name, device) is None and rasterize.select_backend(name, device) is chosen:
+            return name
+    return None
 
 
 def missing_pieces(versions: dict[str, str | None]) -> list[tuple[str, str]]:
@@ -192,8 +194,3 @@ def report_lines(diagnosis: Diagnosis) -> list[str]:
         else "texalign does not run here: its torch backend fails on the CPU."
     )
     return lines
-
-
-def print_report(diagnosis: Diagnosis) -> None:
-    """Print the diagnosis to standard output."""
-    print("\n".join(report_lines(diagnosis)))
