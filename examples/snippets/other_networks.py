@@ -1,7 +1,6 @@
 import torch
 
 import texalign as ta
-from texalign.loss import LossInputs
 
 # --8<-- [start:imports]
 from texalign.adapters import (
@@ -14,6 +13,7 @@ from texalign.adapters import (
 
 # --8<-- [end:imports]
 from texalign.hand import HandModel
+from texalign.loss import LossInputs
 
 surface = ta.HandSurface.mano()
 hand = HandModel()(torch.zeros(2, 16, 3))

@@ -8,9 +8,9 @@ import torch
 
 import texalign as ta
 from texalign import synthetic
+from texalign._internal import MissingExtraError
 from texalign.adapters import IMAGENET_MEAN, IMAGENET_STD, check
 from texalign.loss import LossInputs
-from texalign._internal import MissingExtraError
 
 SIZE, COUNT, FEW = 128, 8, 3
 X, Y, YZ = (torch.tensor(signs) for signs in ([-1.0, 1.0, 1.0], [1.0, -1.0, 1.0], [1.0, -1.0, -1.0]))
