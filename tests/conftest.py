@@ -5,8 +5,8 @@ import torch
 from hypothesis import settings
 
 import texalign as ta
-from texalign.hand import HandModel, sample_pose
 from rasterize.own_backends import register_own_backends
+from texalign.hand import HandModel, sample_pose
 from texalign.rasterize import select_backend, unavailable_reason
 
 settings.register_profile("texalign", deadline=None, derandomize=True, max_examples=60)

@@ -44,16 +44,21 @@ def _nearest(pos, tri, height, width):
     """(B, H, W) int64, the nearest face whose point in the pixel lies within the frustum, -1 where there is none."""
     pos, tri = pos.detach().numpy().astype(np.float64), tri.numpy()
     x = (2 * np.arange(width) + 1) / width - 1
-    found = np.empty((len(pos), height, width), dtype=np.int64)
+    found = np.full((len(pos), height, width), -1)
     for image, clip in zip(found, pos):
-        corners = clip[tri]
         for row, out in enumerate(image):
-            weights, inside = reference.weigh(corners[..., [0, 1, 3]], x, np.full(width, (2 * row + 1) / height - 1))
+            y = (2 * row + 1) / height - 1
+            above = clip[tri][..., 1] - y * clip[tri][..., 3]
+            (touching,) = np.nonzero((above >= 0).any(axis=1) & (above <= 0).any(axis=1))
+            if not len(touching):
+                continue
+            corners = clip[tri[touching]]
+            weights, inside = reference.weigh(corners[..., [0, 1, 3]], x, np.full(width, y))
             z, w = (np.einsum("pfk,fk->pf", weights, corners[..., axis]) for axis in (2, 3))
             with np.errstate(all="ignore"):
                 depth = np.where(inside & (-w <= z) & (z <= w), z / w, np.inf)
             face = depth.argmin(axis=1)
-            out[:] = np.where(np.isfinite(depth[np.arange(width), face]), face, -1)
+            out[:] = np.where(np.isfinite(depth[np.arange(width), face]), touching[face], -1)
     return torch.from_numpy(found)
 
 
