@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from functools import cache
 from pathlib import Path
 from types import ModuleType
 from unittest import mock
@@ -34,11 +33,8 @@ def nvdiffrast_on_the_double(changes: dict[str, str] | None = None) -> ModuleTyp
     return backend
 
 
-unchanged_nvdiffrast_on_the_double = cache(nvdiffrast_on_the_double)
-
-
 def register_own_backends(monkeypatch) -> None:
     """Register both, until the test ends."""
     monkeypatch.setattr(registry, "rows", dict(registry.rows))
     register_backend("brute force", lambda: brute_force_backend)
-    register_backend("nvdiffrast double", unchanged_nvdiffrast_on_the_double, device_types=("cpu",))
+    register_backend("nvdiffrast double", nvdiffrast_on_the_double, device_types=("cpu",))

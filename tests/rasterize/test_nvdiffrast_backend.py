@@ -55,8 +55,9 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_in_the_backend_is_found(mistake):
     passage, other = MISTAKES[mistake]
+    mistaken = nvdiffrast_on_the_double({passage: other})
     with pytest.raises((AssertionError, RuntimeError, IndexError)):
-        check_parity(nvdiffrast_on_the_double({passage: other}))
+        check_parity(mistaken)
 
 
 @pytest.fixture

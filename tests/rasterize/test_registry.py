@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -36,7 +37,7 @@ def test_backends_that_cannot_run_say_why():
 
 def test_nvdiffrast_that_is_not_installed_is_explained(monkeypatch):
     monkeypatch.setitem(registry.rows, "nvdiffrast", registry.rows["nvdiffrast"]._replace(device_types=("cpu",)))
-    monkeypatch.setitem(__import__("sys").modules, "nvdiffrast", None)
+    monkeypatch.setitem(sys.modules, "nvdiffrast", None)
     assert ta.rasterize.INSTALL_NVDIFFRAST in unavailable_reason("nvdiffrast", CPU)
 
 
@@ -51,6 +52,7 @@ def test_a_backend_of_ones_own_is_one_registration(monkeypatch, surface):
     register_own_backends(monkeypatch)
     assert backend_names() == ("torch", "nvdiffrast", "brute force", "nvdiffrast double")
     assert select_backend("brute force", CPU) is brute_force_backend
+    assert select_backend("nvdiffrast double", CPU) is select_backend("nvdiffrast double", CPU)  # loaded once
     assert select_backend("auto", CPU).name == "torch"
     with pytest.raises(ValueError, match="backend auto, torch, nvdiffrast, brute force or nvdiffrast double, got 'x'"):
         ta.TexturedHandRenderer(surface, 8, backend="x")

@@ -1,8 +1,8 @@
 """The CUDA backend: NVIDIA's nvdiffrast, found at run time, never bundled (its licence allows research use only).
 
-The same `antialias` as the torch backend's: nvdiffrast's own looks for a silhouette in a pixel's own face
-only, which misses two fifths of a hand's outline at 256 pixels (`benchmarks/silhouettes.py` measures it). Differences a
-caller can see: gradients are summed with atomics, hence not bitwise repeatable; pixel centres within 1/16 pixel of an
+It shares the torch backend's `antialias`: nvdiffrast's own looks for a silhouette in a pixel's own face only, which
+misses two fifths of a hand's outline at 256 pixels (`benchmarks/silhouettes.py` measures it). A caller can see
+two differences: gradients are summed with atomics, hence not bitwise repeatable; pixel centres within 1/16 pixel of an
 edge may fall to either face, since corners are snapped to a grid.
 """
 

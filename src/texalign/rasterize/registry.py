@@ -31,7 +31,7 @@ def register_backend(
 
     Args:
         name: not yet taken; the loaded backend's own `name`.
-        load: gives the backend. Called when it is first selected, so that importing what it needs costs nothing before.
+        load: gives the backend. Called once, when it is first selected: importing what it needs costs nothing before.
         device_types: where it runs, such as ("cuda",); None: everywhere.
         automatic: whether ``"auto"`` may choose it. Of several the one registered first that runs is taken.
 
@@ -40,7 +40,7 @@ def register_backend(
     """
     if name == "auto" or name in rows:
         raise ValueError(f"register_backend: a backend named {name!r} is registered already")
-    rows[name] = _Row(load, device_types, automatic)
+    rows[name] = _Row(cache(load), device_types, automatic)
 
 
 def backend_names() -> tuple[str, ...]:
@@ -60,7 +60,8 @@ def unavailable_reason(name: str, device: torch.device) -> str | None:
     row = _row(name)
     try:
         if row.device_types is not None and device.type not in row.device_types:
-            raise RuntimeError(f"{name} needs a {' or '.join(row.device_types).upper()} device, got {device}")
+            needed = " or ".join(row.device_types).replace("cuda", "CUDA")
+            raise RuntimeError(f"{name} needs a {needed} device, got {device}")
         # The first call may come from inside no_grad, inference_mode or autocast.
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
             backend = row.load()
