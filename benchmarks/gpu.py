@@ -32,7 +32,7 @@ import texalign as ta
 from gpu_scenes import Scene, bare_nvdiffrast, rendering, stages, whole_loss
 from gpu_timing import bandwidth, launch_cost, over_input_sets, peak_mib, waits, work
 from recording import environment, table, write_json
-from texalign.rasterize import BACKENDS, unavailable_reason
+from texalign.rasterize import backend_names, unavailable_reason
 
 STEP_COST = Path(__file__).resolve().parents[1] / "experiments" / "hamer" / "step_cost.py"
 
@@ -65,9 +65,9 @@ class Benchmark:
         self.device, self.plan = device, plan
         self.surface = ta.HandSurface.mano().to(device)
         self.encoder = ta.UVTextureEncoder.from_pretrained().to(device)
-        reasons = {backend: unavailable_reason(backend, device) for backend in BACKENDS}
+        reasons = {backend: unavailable_reason(backend, device) for backend in backend_names()}
         self.left_out = {backend: reason for backend, reason in reasons.items() if reason is not None}
-        self.backends = [backend for backend in BACKENDS if backend not in self.left_out]
+        self.backends = [backend for backend in backend_names() if backend not in self.left_out]
 
     def loss(self, backend: str, size: int, tokens: int) -> ta.DenseTextureAlignmentLoss:
         """The loss with the bundled prior."""

@@ -158,7 +158,7 @@ def measure(
     trainer.fit(model, torch.utils.data.DataLoader(batches, batch_size=None))
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "renderer": "torch" if unavailable_reason("nvdiffrast", model.device) else "nvdiffrast",
+        "renderer": select_backend("auto", model.device).name,
         "milliseconds": {kind: [1000 * each for each in values] for kind, values in steps.seconds.items()},
         "peak_MiB": steps.peak_mib,
     }

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -143,7 +144,7 @@ def test_doctor_runs_here_and_lists_everything(capsys):
 def test_doctor_is_truthful_about_backends():
     diagnosis = doctor.diagnose()
     assert diagnosis.healthy and diagnosis.devices[0].device == CPU and diagnosis.devices[0].automatic == "torch"
-    assert len(diagnosis.backends) == len(diagnosis.devices) * len(rasterize.BACKENDS)
+    assert len(diagnosis.backends) == len(diagnosis.devices) * len(rasterize.backend_names())
     for report in diagnosis.backends:
         assert report.reason == rasterize.unavailable_reason(report.backend, report.device)
     on_cpu = next(report for report in diagnosis.backends if (report.backend, report.device) == ("nvdiffrast", CPU))
@@ -199,7 +200,7 @@ def test_doctor_rebuilds_an_nvdiffrast_that_fails_its_self_test(monkeypatch):
 
 
 def test_doctor_fails_when_the_cpu_does(monkeypatch, capsys):
-    pretend(monkeypatch, {(name, kind): "broken" for name in rasterize.BACKENDS for kind in ("cpu", "cuda")})
+    pretend(monkeypatch, {(name, kind): "broken" for name in rasterize.backend_names() for kind in ("cpu", "cuda")})
     assert main(["doctor"]) == 1
     printed = capsys.readouterr().out
     assert "torch on cpu            does not run: broken" in printed
@@ -207,10 +208,10 @@ def test_doctor_fails_when_the_cpu_does(monkeypatch, capsys):
     assert "pip install --force-reinstall torch" in printed
 
 
-def test_doctor_prefers_nvdiffrast_where_it_runs(monkeypatch):
+def test_doctor_names_the_backend_that_auto_takes(monkeypatch):
     pretend(monkeypatch, {})
-    chosen = type(sys)("texalign.rasterize.nvdiffrast_backend")
-    monkeypatch.setattr(rasterize, "_load", lambda name, device: chosen)
+    chosen = SimpleNamespace(name="nvdiffrast")
+    monkeypatch.setattr(rasterize, "select_backend", lambda name, device: {"auto": chosen}[name])
     assert doctor.automatic_backend(CUDA) == "nvdiffrast"
 
 
