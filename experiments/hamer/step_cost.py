@@ -34,7 +34,7 @@ import texalign as ta
 from recording import environment, table, write_json
 from renderer import peak_memory
 from texalign.adapters import hamer
-from texalign.rasterize import unavailable_reason
+from texalign.rasterize import select_backend
 
 WITHOUT, WITH = "HaMeR's own losses", "+ texture"
 ROUND = (WITHOUT, WITH, WITH, WITHOUT)

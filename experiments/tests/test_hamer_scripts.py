@@ -152,6 +152,7 @@ def _saved(checkout: Path, name: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_train_py_trains_with_the_loss_and_goes_on(checkout: Path) -> None:
     said = _train(checkout, "texture", "texture_exp=texalign", "seed=3", *ON_A_CPU, "trainer.texture.pictures_every=1")
     assert "loss attached" in said
@@ -164,6 +165,7 @@ def test_train_py_trains_with_the_loss_and_goes_on(checkout: Path) -> None:
     assert torch.load(folder / "checkpoints" / "last.ckpt.texalign.pt")["batches"] == 3
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_given_weights_and_is_evaluated_by_eval_py(checkout: Path, tmp_path: Path) -> None:
     start = checkout / "logs" / "train" / "runs" / "texture" / "checkpoints" / "last.ckpt"
     if not start.is_file():
