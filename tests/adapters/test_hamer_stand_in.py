@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import pickle
 
 import pytest
@@ -102,6 +101,10 @@ def test_output_has_the_networks_keys_shapes_and_dtypes(hamer):
     assert {name: tuple(value.shape) for name, value in flat(output)} == expected
     assert {value.dtype for _, value in flat(output)} == {F32}
     assert set(output["focal_length"].flatten().tolist()) == {5000.0}
+    camera, translation = ta.PinholeCamera.from_hamer(output["pred_cam"], pixel_offset=0.0)
+    pixels = camera.project(output["pred_keypoints_3d"] + translation[:, None])
+    torch.testing.assert_close(translation, output["pred_cam_t"])
+    torch.testing.assert_close(256 * (output["pred_keypoints_2d"] + 0.5), pixels, rtol=1e-4, atol=1e-2)
     loss = model.compute_loss(batch, output, train=True)
     names = ["loss", "loss_keypoints_2d", "loss_keypoints_3d", *(f"loss_{name}" for name in PARAMETERS)]
     assert list(output["losses"]) == names
@@ -109,14 +112,6 @@ def test_output_has_the_networks_keys_shapes_and_dtypes(hamer):
     assert loss.requires_grad and loss.dtype == F32 and loss.item() == output["losses"]["loss"].item()
     weights = dict(zip(names[1:], (0.01, 0.05, 0.001, 0.001, 0.0005)))
     assert loss.item() == pytest.approx(sum(w * output["losses"][n].item() for n, w in weights.items()), rel=1e-5)
-
-
-def test_projection_is_that_of_the_full_crop(hamer):
-    output = hamer.make_model(0).forward_step(hamer.training_batch(2, seed=0))
-    camera, translation = ta.PinholeCamera.from_hamer(output["pred_cam"], pixel_offset=0.0)
-    pixels = camera.project(output["pred_keypoints_3d"] + translation[:, None])
-    torch.testing.assert_close(translation, output["pred_cam_t"])
-    torch.testing.assert_close(256 * (output["pred_keypoints_2d"] + 0.5), pixels, rtol=1e-4, atol=1e-2)
 
 
 def test_losses_are_sums_over_the_batch(hamer):
@@ -149,13 +144,6 @@ def test_the_true_hand_lies_on_keypoints_and_mask(hamer, left_share):
     model = hamer.make_model(0)
     assert model.compute_loss(batch, output) < 2e-3 * model.compute_loss(batch, model.forward_step(batch))
     assert (output["pred_cam"][:, 0] > 4).all() and (output["pred_cam_t"][:, 2] > 2).all()
-
-
-def test_a_pixels_index_is_its_centre(hamer):
-    batch = hamer.training_batch(4, seed=0)
-    output = hamer.truth(batch)
-    area = {offset: (coverage(output, offset) - batch["mask"]).abs().sum().item() for offset in (-0.5, 0.5, 1.5)}
-    assert area[0.5] < 0.8 * area[-0.5] and area[0.5] < 0.8 * area[1.5]
 
 
 def test_mask_is_soft_and_without_a_segmentation_only_tells_padding(hamer):
@@ -201,6 +189,7 @@ def test_first_optimiser_trains_head_and_backbone_only(hamer):
     assert (optimizer.defaults["weight_decay"], optimizer.param_groups[0]["lr"]) == (1e-4, 1e-5)
 
 
+@pytest.mark.slow
 def test_every_batch_advances_global_step_by_two(hamer, tmp_path):
     model, steps = hamer.make_model(0), []
     before = copy.deepcopy(model.state_dict())
@@ -219,6 +208,7 @@ def test_every_batch_advances_global_step_by_two(hamer, tmp_path):
     assert moved == {"backbone", "mano_head", "discriminator"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [None, 0.01])
 def test_gradients_are_clipped_only_where_configured(hamer, limit, tmp_path, monkeypatch):
     model, clipped = hamer.make_model(0), []
@@ -237,6 +227,7 @@ def test_gradients_are_clipped_only_where_configured(hamer, limit, tmp_path, mon
     assert ("train/grad_norm" in run.callback_metrics) == (limit is not None)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_nan_ends_the_run(hamer, tmp_path):
     model = hamer.make_model(0)
     original = model.compute_loss
@@ -245,6 +236,7 @@ def test_a_loss_that_is_nan_ends_the_run(hamer, tmp_path):
         trainer(tmp_path, max_steps=2).fit(model, loader(hamer.joint_batch(1, seed=0), 1))
 
 
+@pytest.mark.slow
 def test_validation_logs_every_loss_and_leaves_pixels_in_the_batch(hamer, tmp_path):
     model, batch = hamer.make_model(0), hamer.training_batch(1, seed=0)
     before = batch["keypoints_2d"].clone()
@@ -257,33 +249,19 @@ def test_validation_logs_every_loss_and_leaves_pixels_in_the_batch(hamer, tmp_pa
     torch.testing.assert_close(batch["keypoints_2d"][..., :2], 256 * (before[..., :2] + 0.5))
 
 
-def test_under_autocast_vertices_are_rounded_float32(hamer):
-    model, batch = hamer.make_model(0).eval(), hamer.training_batch(2, seed=0)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        output = model.forward_step(batch)
-    assert output["pred_vertices"].dtype == output["pred_cam_t"].dtype == F32
-    assert output["pred_keypoints_2d"].dtype == torch.bfloat16
-    parameters = {name: value.float() for name, value in output["pred_mano_params"].items()}
-    exact = model.mano(**parameters, pose2rot=False).vertices
-    error = (output["pred_vertices"] - exact).norm(dim=-1)
-    assert 5e-5 < error.mean() < 2e-3
-
-
-def test_model_can_be_copied_pickled_and_loaded(hamer, tmp_path):
+def test_model_can_be_copied_pickled_and_loaded(hamer):
     model = hamer.make_model(0).eval()
     batch = hamer.training_batch(1, seed=0)
     expected = model(batch)["pred_vertices"]
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(twin(batch)["pred_vertices"], expected)
-    buffer = io.BytesIO()
-    torch.save({"state_dict": model.state_dict()}, buffer)
     other = hamer.make_model(1).eval()
     assert not torch.equal(other(batch)["pred_vertices"], expected)
-    buffer.seek(0)
-    other.load_state_dict(torch.load(buffer)["state_dict"], strict=True)
+    other.load_state_dict(model.state_dict(), strict=True)
     assert torch.equal(other(batch)["pred_vertices"], expected)
 
 
+@pytest.mark.slow
 def test_stand_in_without_a_discriminator_counts_every_batch_once(stand_in_hamer, tmp_path):
     import hamer_stand_in
 
@@ -293,21 +271,6 @@ def test_stand_in_without_a_discriminator_counts_every_batch_once(stand_in_hamer
     run = trainer(tmp_path, max_epochs=1)
     run.fit(model, loader(stand_in_hamer.joint_batch(1, seed=0), 2))
     assert run.global_step == 2
-
-
-def test_a_short_step_down_its_gradient_lowers_the_stand_ins_loss(stand_in_hamer):
-    """By what the gradient says: 1 % of the loss, from any weights, far above rounding, and short."""
-    model, batch = stand_in_hamer.make_model(0).eval(), stand_in_hamer.training_batch(4, seed=0)
-    before = model.compute_loss(batch, model.forward_step(batch))
-    parameters = list(model.get_parameters())
-    gradients = torch.autograd.grad(before, parameters, allow_unused=True)
-    steepness = sum(gradient.square().sum() for gradient in gradients if gradient is not None)
-    with torch.no_grad():
-        for parameter, gradient in zip(parameters, gradients):
-            if gradient is not None:
-                parameter -= 0.01 * before / steepness * gradient
-        after = model.compute_loss(batch, model.forward_step(batch))
-    assert 0.98 * before < after < 0.995 * before
 
 
 def test_both_loaders_make_the_same_batch(stand_in_hamer, real_hamer):
