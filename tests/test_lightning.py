@@ -108,6 +108,7 @@ def test_tensorboard_shows_the_pictures(package, tmp_path):
     assert not [*tmp_path.rglob("*.png")]
 
 
+@pytest.mark.slow
 @PACKAGES
 @pytest.mark.parametrize("with_logger", [True, False], ids=["csv", "none"])
 def test_without_a_logger_for_pictures_there_are_files(package, with_logger, tmp_path):
@@ -143,6 +144,7 @@ def logger_like_wandb(package):
     return Recorder()
 
 
+@pytest.mark.slow
 @PACKAGES
 def test_a_logger_with_log_image_gets_arrays_beside_another_logger(package, tmp_path):
     logger, board = logger_like_wandb(package), package.loggers.TensorBoardLogger(str(tmp_path))
@@ -174,6 +176,7 @@ def pictures(folder):
     return sorted(int(path.stem.split("-")[1]) for path in folder.rglob("alignment-*.png"))
 
 
+@pytest.mark.slow
 def test_batches_are_counted_not_optimiser_steps(tmp_path):
     module = network(lightning.pytorch, manual=True)
     trainer = fit(lightning.pytorch, module, [one_hand(every_n_batches=3)], tmp_path / "two_optimisers", max_epochs=2)
@@ -184,6 +187,7 @@ def test_batches_are_counted_not_optimiser_steps(tmp_path):
     assert pictures(folder) == [0, 2, 4]
 
 
+@pytest.mark.slow
 def test_an_empty_batch_leaves_the_picture_to_the_next_one(tmp_path):
     batches = [batch_of(2, SIZE, seed) for seed in range(5)]
     batches[0] = batches[0].part(0, 0)
@@ -192,6 +196,7 @@ def test_an_empty_batch_leaves_the_picture_to_the_next_one(tmp_path):
     assert pictures(tmp_path) == [1, 3]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_counts_on(tmp_path):
     batches = [batch_of(2, SIZE, seed) for seed in range(4)]
     logger = one_hand(every_n_batches=3)
@@ -206,6 +211,7 @@ def test_a_resumed_run_counts_on(tmp_path):
     assert pictures(tmp_path) == [0, 3, 6]
 
 
+@pytest.mark.slow
 def test_several_losses_have_a_picture_each(tmp_path):
     fit(lightning.pytorch, network(lightning.pytorch, losses=2), [one_hand()], tmp_path)
     folders = {path.parent.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png")}
@@ -271,6 +277,7 @@ def test_training_is_the_same_with_and_without(precision, tmp_path):
     assert pictures(tmp_path) == [0, 2, 4]
 
 
+@pytest.mark.slow
 def test_copies_made_during_the_run_remember_nothing(tmp_path):
     inspector = Inspector()
     logger = one_hand(every_n_batches=1)
@@ -353,6 +360,7 @@ def test_a_caller_that_asked_for_details_gets_them_and_other_hooks_notice_nothin
     assert "return_details" not in noticed[0] and isinstance(noticed[1], torch.Tensor)
 
 
+@pytest.mark.slow
 def test_the_watch_works_on_a_compiled_step():
     step, batch = step_of(SIZE), batch_of(2, SIZE)
     expected = step(batch, generator=torch.Generator().manual_seed(0))
@@ -370,6 +378,7 @@ def test_the_watch_works_on_a_compiled_step():
 # --- packaging ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_library_does_not_import_lightning():
     code = "import sys, texalign, texalign.viz, texalign.adapters; print({'lightning', 'pytorch_lightning', 'PIL'}"
     process = subprocess.run([sys.executable, "-c", code + " & set(sys.modules))"], capture_output=True, text=True)

@@ -74,6 +74,7 @@ def test_the_site_lists_every_page():
     assert sorted(listed) == sorted(page.relative_to(DOCS).as_posix() for page in PAGES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["loss", "convention"])
 def test_pictures_are_made_by_the_scripts_their_page_names(kind, tmp_path):
     script = f"{kind}_pictures"
