@@ -26,17 +26,6 @@ def flat(batch, prefix=""):
             yield prefix + name, value
 
 
-def repeated(batch, times):
-    return {
-        name: repeated(value, times)
-        if isinstance(value, dict)
-        else value.repeat(times, *[1] * (value.dim() - 1))
-        if isinstance(value, torch.Tensor)
-        else value * times
-        for name, value in batch.items()
-    }
-
-
 def coverage(output, pixel_offset=0.5):
     camera, translation = ta.PinholeCamera.from_hamer(output["pred_cam"], pixel_offset=pixel_offset)
     assert torch.equal(translation, output["pred_cam_t"])
@@ -114,25 +103,6 @@ def test_output_has_the_networks_keys_shapes_and_dtypes(hamer):
     assert loss.item() == pytest.approx(sum(w * output["losses"][n].item() for n, w in weights.items()), rel=1e-5)
 
 
-def test_losses_are_sums_over_the_batch(hamer):
-    model, batch = hamer.make_model(0).eval(), hamer.training_batch(1, seed=0)
-    with torch.no_grad():
-        one, two, four = (
-            model.compute_loss(b, model.forward_step(b)).item() for b in (repeated(batch, n) for n in (1, 2, 4))
-        )
-    assert two == pytest.approx(2 * one, rel=1e-4) and four == pytest.approx(4 * one, rel=1e-4)
-
-
-def test_the_backbone_sees_the_middle_columns(hamer):
-    model, batch = hamer.make_model(0).eval(), hamer.training_batch(1, seed=0)
-    seen = []
-    model.backbone.register_forward_hook(lambda module, inputs, features: seen.append(inputs[0].shape))
-    before = model(batch)["pred_vertices"]
-    batch["img"][:, :, :, :32] = batch["img"][:, :, :, -32:] = 9.0
-    assert torch.equal(model(batch)["pred_vertices"], before)
-    assert seen == [(1, 3, 256, 192)] * 2
-
-
 @pytest.mark.parametrize("left_share", [0.0, 1.0], ids=["right", "left"])
 def test_the_true_hand_lies_on_keypoints_and_mask(hamer, left_share):
     batch = hamer.training_batch(2, seed=1, left_share=left_share)
@@ -173,8 +143,6 @@ def test_same_seed_same_batch(hamer):
     first, second, third = (dict(flat(hamer.training_batch(2, seed=seed))) for seed in (0, 0, 1))
     assert all(torch.equal(first[n], second[n]) if torch.is_tensor(first[n]) else True for n in first)
     assert not torch.equal(first["img"], third["img"])
-    first["img"].zero_()
-    assert torch.equal(hamer.training_batch(2, seed=0)["img"], second["img"])  # batches share no memory
 
 
 def test_first_optimiser_trains_head_and_backbone_only(hamer):
@@ -209,34 +177,6 @@ def test_every_batch_advances_global_step_by_two(hamer, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("limit", [None, 0.01])
-def test_gradients_are_clipped_only_where_configured(hamer, limit, tmp_path, monkeypatch):
-    model, clipped = hamer.make_model(0), []
-    if limit is not None:
-        model.cfg.TRAIN.GRAD_CLIP_VAL = limit
-    clip = torch.nn.utils.clip_grad_norm_
-
-    def counted(parameters, *arguments, **options):
-        clipped.append(len(list(parameters)))
-        return clip(parameters, *arguments, **options)
-
-    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", counted)
-    run = trainer(tmp_path, max_steps=2)
-    run.fit(model, loader(hamer.joint_batch(1, seed=0), 1))
-    assert clipped == ([] if limit is None else [len(model.get_parameters())])
-    assert ("train/grad_norm" in run.callback_metrics) == (limit is not None)
-
-
-@pytest.mark.slow
-def test_a_loss_that_is_nan_ends_the_run(hamer, tmp_path):
-    model = hamer.make_model(0)
-    original = model.compute_loss
-    model.compute_loss = lambda *arguments, **options: original(*arguments, **options) * float("nan")
-    with pytest.raises(ValueError, match="NaN"):
-        trainer(tmp_path, max_steps=2).fit(model, loader(hamer.joint_batch(1, seed=0), 1))
-
-
-@pytest.mark.slow
 def test_validation_logs_every_loss_and_leaves_pixels_in_the_batch(hamer, tmp_path):
     model, batch = hamer.make_model(0), hamer.training_batch(1, seed=0)
     before = batch["keypoints_2d"].clone()
@@ -259,18 +199,6 @@ def test_model_can_be_copied_pickled_and_loaded(hamer):
     assert not torch.equal(other(batch)["pred_vertices"], expected)
     other.load_state_dict(model.state_dict(), strict=True)
     assert torch.equal(other(batch)["pred_vertices"], expected)
-
-
-@pytest.mark.slow
-def test_stand_in_without_a_discriminator_counts_every_batch_once(stand_in_hamer, tmp_path):
-    import hamer_stand_in
-
-    config = hamer_stand_in.default_config()
-    config.LOSS_WEIGHTS.ADVERSARIAL = 0
-    model = hamer_stand_in.StandInHAMER(config)
-    run = trainer(tmp_path, max_epochs=1)
-    run.fit(model, loader(stand_in_hamer.joint_batch(1, seed=0), 2))
-    assert run.global_step == 2
 
 
 def test_both_loaders_make_the_same_batch(stand_in_hamer, real_hamer):
