@@ -171,13 +171,9 @@ class TestWeakPerspective:
         inputs = weak_perspective(torch.zeros(1, 778, 3), torch.ones(1, 3), normalised(image.flip(1), HALF, HALF))
         torch.testing.assert_close(inputs.image, image)
         # Mean and deviation are in the image's own order.
-        inputs = weak_perspective(
-            torch.zeros(1, 778, 3),
-            torch.ones(1, 3),
-            normalised(image.flip(1), (0.1, 0.2, 0.3), (1.0, 2.0, 3.0)),
-            mean=(0.1, 0.2, 0.3),
-            std=(1.0, 2.0, 3.0),
-        )
+        own = {"mean": (0.1, 0.2, 0.3), "std": (1.0, 2.0, 3.0)}
+        image_in = normalised(image.flip(1), *own.values())
+        inputs = weak_perspective(torch.zeros(1, 778, 3), torch.ones(1, 3), image_in, **own)
         torch.testing.assert_close(inputs.image, image)
 
     def test_orders_vertices(self):
@@ -243,6 +239,7 @@ PHOTO = {
     "img_focal": torch.tensor([800.0]),
     "img_center": torch.tensor([[500.0, 300.0]]),
 }
+BLACK = torch.zeros(1, 3, 256, 256)
 
 
 class TestFullImage:
@@ -251,10 +248,7 @@ class TestFullImage:
         # 800 · 0.17 / 0.5 + 500 = 772 and 800 · (−0.05) / 0.5 + 300 = 220 in the photograph;
         # minus the corner (700 − 128, 250 − 128): (200, 98) in the crop.
         inputs = full_image(
-            torch.tensor([[[0.02, -0.01, 0.05]]]),
-            torch.tensor([[[0.15, -0.04, 0.45]]]),
-            torch.zeros(1, 3, 256, 256),
-            **PHOTO,
+            torch.tensor([[[0.02, -0.01, 0.05]]]), torch.tensor([[[0.15, -0.04, 0.45]]]), BLACK, **PHOTO
         )
         torch.testing.assert_close(inputs.camera.project(inputs.vertices)[0, 0], torch.tensor([200.0, 98.0]))
         torch.testing.assert_close(inputs.camera.principal, torch.tensor([[-72.0, 178.0]]))
@@ -262,12 +256,7 @@ class TestFullImage:
     def test_resizes_crops(self):
         # Of twice the side: everything counts half from the corner (700 − 256, 250 − 256) = (444, −6): (164, 113).
         photo = {**PHOTO, "scale": torch.tensor([2.56])}
-        inputs = full_image(
-            torch.tensor([[[0.02, -0.01, 0.05]]]),
-            torch.tensor([[0.15, -0.04, 0.45]]),
-            torch.zeros(1, 3, 256, 256),
-            **photo,
-        )
+        inputs = full_image(torch.tensor([[[0.02, -0.01, 0.05]]]), torch.tensor([[0.15, -0.04, 0.45]]), BLACK, **photo)
         torch.testing.assert_close(inputs.camera.project(inputs.vertices)[0, 0], torch.tensor([164.0, 113.0]))
         # Six rows of the photograph above its edge: the first three of the crop show nothing.
         assert torch.equal(inputs.valid[0, 0, :, 0], (torch.arange(256) >= 3).float())
@@ -285,15 +274,11 @@ class TestFullImage:
             return torch.stack([x, y, 2 * focal / (box * cam[:, 0])], dim=1)
 
         vertices = torch.tensor([[[0.02, -0.01, 0.05], [-0.03, 0.04, -0.02]]])
-        meant = full_image(
-            vertices, translation(cam, center), torch.zeros(1, 3, 256, 256), **{**PHOTO, "center": center}
-        )
+        meant = full_image(vertices, translation(cam, center), BLACK, **{**PHOTO, "center": center})
         written = torch.tensor([[2 * 500.0 - 299.0 - 1, 250.0]])
         flipped = translation(cam * MIRROR[[1, 0, 2]], written)
         before = written.clone(), flipped.clone()
-        inputs = full_image(
-            vertices, flipped, torch.zeros(1, 3, 256, 256), **{**PHOTO, "center": written}, do_flip=True
-        )
+        inputs = full_image(vertices, flipped, BLACK, **{**PHOTO, "center": written}, do_flip=True)
         torch.testing.assert_close(inputs.camera.principal, meant.camera.principal)
         torch.testing.assert_close(inputs.vertices, meant.vertices)
         assert torch.equal(written, before[0]) and torch.equal(flipped, before[1])

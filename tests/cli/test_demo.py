@@ -213,6 +213,7 @@ def test_photographs_are_fitted_from_their_keypoints_alone(shortened, tmp_path):
         assert picture.size == (LABEL + 7 * CELL, LABEL + 2 * CELL)
 
 
+@pytest.mark.slow
 def test_photographs_without_truth_are_measured_by_their_keypoints(shortened, tmp_path):
     none = {"joints_px": None, "joints_cam_cm": None, "vertices_cam_cm": None}
     write_folder(tmp_path / "photographs", count=1, size=SIZE, masks=False, **none)

@@ -64,7 +64,7 @@ def test_overlay_composites_premultiplied_colour():
     rendering = ta.Rendering(red * coverage, coverage, nothing.long(), coverage, torch.zeros(1, 1, 3, 2), nothing)
     background = torch.full((1, 3, 1, 3), 0.4)
     full, half = viz.overlay(background, rendering), viz.overlay(background, rendering, alpha=0.5)
-    torch.testing.assert_close(full[0].T[:, 0], torch.tensor([[1.0, 0.0, 0.0], [0.7, 0.2, 0.2], [0.4, 0.4, 0.4]]))
+    torch.testing.assert_close(full[0, :, 0].T, torch.tensor([[1.0, 0.0, 0.0], [0.7, 0.2, 0.2], [0.4, 0.4, 0.4]]))
     torch.testing.assert_close(half[0, :, 0, 0], torch.tensor([0.7, 0.2, 0.2]))
     assert torch.equal(viz.overlay(background, rendering, alpha=0.0), background)
 

@@ -4,7 +4,6 @@ import importlib
 import importlib.metadata
 import importlib.util
 import platform
-import warnings
 from dataclasses import dataclass
 
 import torch
@@ -148,13 +147,9 @@ def remedy(backend: str, device: torch.device, reason: str) -> str | None:
 
 def automatic_backend(device: torch.device) -> str | None:
     """The backend that ``backend="auto"`` takes on a device, None if it does not run there."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the fallback's warning would repeat what the report says
-        chosen = rasterize.select_backend("auto", device)
-    for name in rasterize.BACKENDS:
-        if rasterize.unavailable_reason(name, device) is None and rasterize.select_backend(name, device) is chosen:
-            return name
-    return None
+    fast = device.type == "cuda" and rasterize.unavailable_reason("nvdiffrast", device) is None
+    name = "nvdiffrast" if fast else "torch"
+    return name if rasterize.unavailable_reason(name, device) is None else None
 
 
 def missing_pieces(versions: dict[str, str | None]) -> list[tuple[str, str]]:
