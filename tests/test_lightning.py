@@ -257,7 +257,7 @@ class Inspector(lightning.pytorch.Callback):
         assert pickle.loads(pickle.dumps(pl_module.others)) is not None
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("precision", ["32-true", pytest.param("bf16-mixed", marks=pytest.mark.slow)])
 def test_training_is_the_same_with_and_without(precision, tmp_path):
     """The same draws of observations, losses and weights, to the bit; the same modes, buffers and state."""
     results = []

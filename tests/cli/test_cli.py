@@ -10,7 +10,7 @@ import torch
 import texalign
 from photograph_folder import write_folder
 from texalign import rasterize
-from texalign.cli import doctor, main
+from texalign.cli import doctor, doctor_command, main
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda", 0)
@@ -103,7 +103,7 @@ def test_interruption_leaves_without_a_traceback(monkeypatch, capsys):
     def interrupt():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(doctor, "diagnose", interrupt)
+    monkeypatch.setattr(doctor_command, "diagnose", interrupt)
     assert main(["doctor"]) == 130
     assert capsys.readouterr().err == "texalign: interrupted\n"
 
