@@ -80,10 +80,8 @@ def main() -> None:
         image, camera = image.flip(-1), camera.mirrored(SIZE)
         keypoints = torch.stack([SIZE - keypoints[..., 0], keypoints[..., 1]], dim=-1)
 
-    model, surface = HandModel(), ta.HandSurface.mano()
-    renderer = ta.TexturedHandRenderer(surface, SIZE)
-    encoder = ta.UVTextureEncoder.from_pretrained(surface=surface)
-    loss_fn = ta.DenseTextureAlignmentLoss(renderer, encoder, reduction="none")
+    model = HandModel()
+    loss_fn = ta.DenseTextureAlignmentLoss.from_pretrained(image_size=SIZE, reduction="none")
     draws = torch.Generator().manual_seed(0)
     start = fit_to_keypoints(model, camera, keypoints, KEYPOINT_SCALE)
     objective = keypoint_objective(

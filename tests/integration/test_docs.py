@@ -79,6 +79,7 @@ def test_every_public_package_has_a_page():
     assert {page.stem for page in (DOCS / "api").glob("*.md")} == public
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["loss", "convention"])
 def test_pictures_are_made_by_the_scripts_their_page_names(kind, tmp_path):
     script = f"{kind}_pictures"

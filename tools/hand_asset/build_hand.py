@@ -17,9 +17,7 @@ is kept in the repository.
 
 import argparse
 import os
-import sys
 import time
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +27,7 @@ from scipy.sparse import coo_matrix, diags
 from correspondence import place_on_generic_hand
 from generic_hand import PARENTS, Floats, GenericHand, Integers, clip_hand, read_generic_hand, vertex_normals
 from mano_layout import ManoLayout, directed_edges, read_mano_layout
+from mesh_quality import measure_pose, measure_rest, poses
 from refinement import refine
 from shape_space import shape_space
 from surface_projection import SurfaceProjector
@@ -114,13 +113,11 @@ def write(hand: dict[str, np.ndarray], path: Path) -> None:
 
 def report(hand: dict[str, np.ndarray]) -> None:
     """Print the measures that tests/hand/test_hand_asset.py puts bounds on."""
-    sys.path.insert(0, str(REPOSITORY / "tests"))
-    quality = import_module("mesh_quality")
     source = read_generic_hand()
-    for name, value in quality.measure_rest(hand, source).items():
+    for name, value in measure_rest(hand, source).items():
         print(f"{name:34s}{value:9.3f}")
-    for pose, rotations in quality.poses(source).items():
-        for name, value in quality.measure_pose(hand, source, rotations).items():
+    for pose, rotations in poses(source).items():
+        for name, value in measure_pose(hand, source, rotations).items():
             print(f"{pose + ': ' + name:34s}{value:9.3f}")
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from texalign.cli import doctor
 from texalign.cli.arguments import FAILED
+from texalign.cli.doctor import diagnose, report_lines
 
 
 def add_doctor(commands: Any) -> None:
@@ -22,6 +22,6 @@ def add_doctor(commands: Any) -> None:
 
 def run_doctor(options: argparse.Namespace) -> int:
     """Print the diagnosis."""
-    diagnosis = doctor.diagnose()
-    print("\n".join(doctor.report_lines(diagnosis)))
+    diagnosis = diagnose()
+    print("\n".join(report_lines(diagnosis)))
     return 0 if diagnosis.healthy else FAILED

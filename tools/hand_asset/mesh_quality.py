@@ -1,6 +1,6 @@
 """Measures of the packaged hand: triangle shapes, folds, self-intersections, distances to the source hand, posing.
 
-Needs scipy, trimesh and torch; tools/hand_asset/, where the source hand's reader is, must be on the import path.
+Needs scipy, trimesh and torch.
 """
 
 from collections.abc import Mapping
