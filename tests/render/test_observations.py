@@ -175,15 +175,3 @@ def test_nothing_visible_gives_empty_observations(render, scene):
     assert (visibility == 0).all()
 
 
-@pytest.mark.parametrize(
-    "shapes, message",
-    [
-        (((1, 4, 3), (1, 4, 3), (1, 4)), r"expected uv \(1, 4, 2\), got \(1, 4, 3\)"),
-        (((1, 4, 2), (1, 5, 3), (1, 4)), r"expected rgb \(1, 4, 3\), got \(1, 5, 3\)"),
-        (((1, 4, 2), (1, 4, 3), (4,)), r"expected valid \(B, N\), got \(4,\)"),
-    ],
-)
-def test_bad_shapes_are_named(shapes, message):
-    uv, rgb, valid = (torch.zeros(shape) for shape in shapes)
-    with pytest.raises(ValueError, match=message):
-        ta.UVObservations(uv, rgb, valid.bool())
