@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import pickle
@@ -275,5 +274,3 @@ def test_bad_topology_is_named(surface):
         ta.HandSurface(faces, uv, uv_faces[:1500])
     with pytest.raises(ValueError, match="faces of an integer dtype, got float32"):
         ta.HandSurface(faces.astype(np.float32), uv, uv_faces)
-
-
