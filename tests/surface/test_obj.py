@@ -75,8 +75,6 @@ def test_errors_name_the_line_or_the_element(path, text, message):
 
 NUMBERS = ["0", "1", "-1", "9", "1/1", "2/2/1", "3/3", "-4/1", "1/", "/1", "x", "nan"]
 WORDS = st.lists(st.sampled_from(NUMBERS), max_size=4)
-    st.sampled_from(["0", "1", "-1", "9", "1/1", "2/2/1", "3/3", "-4/1", "1/", "/1", "x", "nan"]), max_size=4
-)
 
 
 @settings(max_examples=100)
