@@ -12,6 +12,7 @@ from texalign.rasterize import select_backend, unavailable_reason
 settings.register_profile("texalign", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("texalign")
 
+pytest.register_assert_rewrite("contract")
 torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
 
 

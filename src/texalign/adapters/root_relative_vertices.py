@@ -51,7 +51,8 @@ def root_relative(
         ValueError: another shape or dtype, or pairs in some arguments and not in others.
     """
     who = "root_relative"
-    views = vertices.shape[-1] // 3 if isinstance(vertices, Tensor) and vertices.dim() == 3 else 1
+    vertices = expect_tensor(vertices, who, "vertices")
+    views = vertices.shape[-1] // 3 if vertices.dim() == 3 else 1
     expect(views in (1, 2), who, "vertices (B, V, 3) or (B, V, 6)", tuple(vertices.shape))
     expect_floating(vertices, who, "vertices", ("B", "V", 3 * views))
     batch = len(vertices)

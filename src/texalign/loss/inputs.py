@@ -38,7 +38,7 @@ class LossInputs(NamedTuple):
         return LossInputs(mirrored_points(self.vertices, which), camera, *images)  # type: ignore[arg-type]
 
     def readable(self) -> tuple[LossInputs, Tensor]:
-        """The inputs, images and masks with a non-finite value set to 0; and which samples had one, (B,) bool."""
+        """The inputs, images and masks with a non-finite value set to 0, masks clamped; which samples had one (B,)."""
         unreadable = torch.zeros(len(self.image), dtype=torch.bool, device=self.image.device)
         images = []
         for image in self[2:]:
@@ -46,4 +46,6 @@ class LossInputs(NamedTuple):
                 good = finite_samples(image)
                 image, unreadable = torch.where(good[:, None, None, None], image, 0), unreadable | ~good
             images.append(image)
-        return LossInputs(self.vertices, self.camera, *images), unreadable  # type: ignore[arg-type]
+        picture, *masks = images
+        masks = [None if mask is None else mask.clamp(0, 1) for mask in masks]
+        return LossInputs(self.vertices, self.camera, picture, *masks), unreadable  # type: ignore[arg-type]
