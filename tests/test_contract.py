@@ -146,7 +146,8 @@ CASES = [
     Case(
         # Rounding may move a pixel to the other side of a threshold: of some 100 of a hand, each up to 6 in size.
         "loss", loss, skin_before_a_wall, compare, "max_grad=500, reduction='none'", has_weights=True, draws=True,
-        rounding=2e-2, half_rounding=2e-2, harmless=(*GEOMETRY, "image", "mask", "valid"), integers_pass=("mask", "valid"),
+        rounding=2e-2, half_rounding=2e-2, harmless=(*GEOMETRY, "image", "mask", "valid"),
+        integers_pass=("mask", "valid"),
         output_dtype=lambda dtype: torch.float64 if dtype == torch.float64 else torch.float32,
         refused=IMAGES | {
             "padding of another size": ({"valid": torch.zeros(COUNT, 32, 32)}, r"valid \(3, 1, 32, 32\), got"),
@@ -190,13 +191,13 @@ CASES = [
         "adapters.orthographic", lambda: Function(adapters.orthographic),
         lambda: {"vertices": draw(7, 3), "cam": 4 + draw(3, seed=1), "image": draw(3, 8, 8)}, loss_inputs,
         learns=("vertices", "cam"), rounding=1e-3, harmless=("cam",), one_device=False,
-        refused={"not square": ({"image": torch.zeros(COUNT, 3, 8, 9)}, "expected a square image, got")},
+        refused={"not square": ({"image": torch.zeros(COUNT, 3, 8, 9)}, r"expected square image \(3, 3, S, S\), got")},
     ),
     Case(
         "adapters.root_relative", lambda: Function(adapters.root_relative),
         lambda: {"vertices": draw(7, 3), "root": draw(3, seed=1), "calib": draw(3, 3), "image": draw(3, 8, 8)},
         loss_inputs, learns=("vertices", "root"), one_device=False,
-        refused={"not square": ({"image": torch.zeros(COUNT, 3, 8, 9)}, "expected a square image, got")},
+        refused={"not square": ({"image": torch.zeros(COUNT, 3, 8, 9)}, r"expected square image \(3, 3, S, S\), got")},
     ),
 ]  # fmt: skip
 

@@ -22,7 +22,8 @@ def module_name(path: Path) -> str:
 
 MODULES = {module_name(path): path for path in sorted(SRC.rglob("*.py"))}
 PACKAGES = [name for name, path in MODULES.items() if path.stem == "__init__"]
-OUTSIDE = [path for top in ("tools", "experiments", "benchmarks", "examples") for path in (TOP / top).rglob("*.py")]
+# Benchmarks measure what lies inside; what is shown to users does not.
+OUTSIDE = [path for top in ("tools", "experiments", "examples") for path in (TOP / top).rglob("*.py")]
 OUTSIDE += (TOP / "examples").glob("*.ipynb")
 
 
@@ -80,7 +81,7 @@ def trespasses(text: str, importer: str = "") -> set[str]:
             continue
         for end in range(2, len(parts) + 1):
             part, prefix = parts[end - 1], ".".join(parts[:end])
-            shared = importer and prefix == "texalign._internal"
+            shared = prefix == "texalign._internal"  # of one repository, through its face
             private = part.startswith("_") and not part.endswith("__") and not shared
             if private or (prefix in MODULES and not is_face(prefix)):
                 found.add(prefix)
@@ -94,7 +95,8 @@ def trespasses(text: str, importer: str = "") -> set[str]:
         ("from texalign.render import scene", {"texalign.render.scene"}),
         ("import texalign as ta\nta.render.scene.Scene", {"texalign.render.scene"}),
         ("from texalign import hand\nhand._poses", {"texalign.hand._poses"}),
-        ("from texalign._internal import expect", {"texalign._internal"}),
+        ("from texalign._internal import expect", set()),
+        ("from texalign._internal.checks import expect", {"texalign._internal.checks"}),
         ("from .render import Scene", {".render.Scene"}),
         ("from texalign.adapters.hamer import attach", set()),
         ("import pickle, texalign\npickle._Unpickler, texalign.__version__, texalign.render.Scene", set()),

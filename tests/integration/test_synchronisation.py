@@ -240,7 +240,7 @@ def test_pooling_groups_waits_for_ids_unless_they_lie_on_the_cpu(surface):
     found = recorded(lambda: prior(observations, group=group))
     # All of it on the CPU's copy of the ids, but the copy itself.
     assert set(found) <= {
-        f"prior/uv_texture_encoder.py:pool_observations {name}" for name in ("cpu", "_unique2", "_local_scalar_dense")
+        f"prior/observation_features.py:pool_observations {name}" for name in ("cpu", "_unique2", "_local_scalar_dense")
     }
 
 

@@ -113,7 +113,7 @@ def test_mistakes_are_told_in_one_line(tmp_path, capsys):
         ([], "required: --output"),
         (["--output", "x", "--steps", "0"], "expected a number above 0, got 0"),
         (["--output", "x", "--batch-size", "-3"], "expected a number above 0, got -3"),
-        (["--output", "x", "--image-size", "big"], "invalid _positive value: 'big'"),
+        (["--output", "x", "--image-size", "big"], "invalid positive value: 'big'"),
         (["--output", "x", "--seed", "-1"], "expected 0 to"),
         (["--output", "x", "--device", "tpu"], "invalid choice: 'tpu'"),
         (["--output", "x", "--frames", "9-2"], "expected FIRST-LAST, as 0-99, got 9-2"),

@@ -18,9 +18,14 @@ from torch import Tensor
 import texalign as ta
 from picture_files import bare, figure, write_figures
 from picture_scene import SIZE, PictureScene, picture_scene
-from texalign.loss import EVIDENCE_LIMIT, LossDetails, beyond_wrist, dilation_radius
-from texalign.loss.background import background_cost
-from texalign.loss.likelihoods import hand_cost
+from texalign.loss import (
+    EVIDENCE_LIMIT,
+    LossDetails,
+    background_cost,
+    beyond_wrist,
+    dilation_radius,
+    hand_cost,
+)
 from texalign.viz import to_uint8
 
 START = "#ff8c00"

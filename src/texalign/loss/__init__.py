@@ -1,11 +1,12 @@
 """The dense texture alignment loss and its pieces."""
 
+from texalign.loss.background import background_cost
 from texalign.loss.dense_texture_alignment_loss import DenseTextureAlignmentLoss
 from texalign.loss.details import LossDetails
 from texalign.loss.evidence import EVIDENCE_LIMIT, Evidence, dilation_radius, region_competition
 from texalign.loss.forearm import beyond_wrist
 from texalign.loss.inputs import LossInputs
-from texalign.loss.likelihoods import ResidualCost, laplace_cost
+from texalign.loss.likelihoods import ResidualCost, hand_cost, laplace_cost
 from texalign.loss.watch import LossWatch, Sighting
 
 __all__ = [
@@ -17,8 +18,10 @@ __all__ = [
     "LossWatch",
     "ResidualCost",
     "Sighting",
+    "background_cost",
     "beyond_wrist",
     "dilation_radius",
+    "hand_cost",
     "laplace_cost",
     "region_competition",
 ]
