@@ -127,17 +127,6 @@ def occluded(surface, photographs):
     return vertices, camera, torch.where(thing, torch.tensor([0.1, 0.9, 0.1])[:, None, None], image), thing
 
 
-def test_masked_pixels_are_not_observed(surface, occluded):
-    vertices, camera, image, thing = occluded
-    loss_fn = loss_of(surface, 64)
-    loss_fn(vertices, camera, image, (~thing).float())
-    seen = loss_fn.encoder.seen
-    assert (seen.rgb[seen.valid] - SKIN).abs().max() < 0.25
-    loss_fn(vertices, camera, image)
-    seen = loss_fn.encoder.seen
-    assert (seen.rgb[seen.valid] - SKIN).abs().max() > 0.5
-
-
 def test_masked_pixels_have_no_say_in_the_colour_fit(surface, occluded):
     vertices, camera, image, thing = occluded
     repainted = torch.where(thing, torch.tensor([0.9, 0.0, 0.9])[:, None, None], image)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -204,24 +203,6 @@ def test_from_mano(surface, tmp_path, side, suffix):
     expected = surface if side == "right" else surface.mirrored()
     assert {frozenset(face) for face in made.faces.tolist()} == {frozenset(face) for face in expected.faces.tolist()}
     assert (made.twins == -1).sum() == 16
-
-
-def test_from_mano_errors(tmp_path):
-    path = tmp_path / "MANO_RIGHT.pkl"
-    path.write_bytes(pickle.dumps(print))
-    with pytest.raises(mano.ManoFileError, match="a request for builtins.print in .*MANO_RIGHT.pkl"):
-        ta.HandSurface.from_layer(mano.load(path))
-    with pytest.raises(FileNotFoundError):
-        ta.HandSurface.from_layer(mano.load(tmp_path / "none.pkl"))
-    fields = mano.load(write_mano(tmp_path / "model.npz")).fields()
-    fields["f"] = fields["f"].copy()
-    fields["f"][7] = [0, 300, 600]
-    other = mano.write_mano_fields(tmp_path / "other.npz", fields)
-    assert mano.load(other).side is None
-    with pytest.raises(
-        ValueError, match=r"HandSurface.from_layer: expected MANO's faces, got face 7 = \(0, 300, 600\)"
-    ):
-        ta.HandSurface.from_layer(mano.load(other))
 
 
 def test_from_layer_errors(surface):
