@@ -11,6 +11,7 @@ from texalign._internal.checks import (
     finite_samples,
 )
 from texalign._internal.compile import opaque
+from texalign._internal.constants import computes_constants
 from texalign._internal.draws import Draws, per_sample
 from texalign._internal.extras import DEMO_EXTRA_MISSING, MissingExtraError
 from texalign._internal.files import write_whole
@@ -22,6 +23,7 @@ __all__ = [
     "Draws",
     "MissingExtraError",
     "box_blur",
+    "computes_constants",
     "dilate",
     "expect",
     "expect_flags",

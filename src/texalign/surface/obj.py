@@ -8,9 +8,9 @@ import numpy as np
 from texalign._internal import expect
 
 
-def read_obj(path: Path) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
-    """Vertex count, faces, uv (v down) and uv_faces of an OBJ file."""
-    vertex_count = 0
+def read_obj(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Vertices, faces, uv (v down) and uv_faces of an OBJ file."""
+    vertices: list[tuple[float, float, float]] = []
     uv: list[tuple[float, float]] = []
     faces: list[tuple[int, int, int]] = []
     uv_faces: list[tuple[int, int, int]] = []
@@ -20,17 +20,18 @@ def read_obj(path: Path) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
             if not words:
                 continue
             if words[0] == "v":
-                vertex_count += 1
+                vertices.append((float(words[1]), float(words[2]), float(words[3])))
             elif words[0] == "vt":
                 uv.append((float(words[1]), 1.0 - float(words[2])))
             elif words[0] == "f":
-                corners = [_obj_corner(word, vertex_count, len(uv), number) for word in words[1:]]
+                corners = [_obj_corner(word, len(vertices), len(uv), number) for word in words[1:]]
                 expect(len(corners) >= 3, f"{path.name} line {number}", "a face of three corners or more", line.strip())
                 for second, third in pairwise(corners[1:]):
                     faces.append((corners[0][0], second[0], third[0]))
                     uv_faces.append((corners[0][1], second[1], third[1]))
     expect(len(faces) > 0, path.name, "an OBJ file with faces (f lines)", "none")
-    return vertex_count, np.array(faces), np.array(uv, dtype=np.float64).reshape(-1, 2), np.array(uv_faces)
+    points = np.array(vertices, dtype=np.float64).reshape(-1, 3)
+    return points, np.array(faces), np.array(uv, dtype=np.float64).reshape(-1, 2), np.array(uv_faces)
 
 
 def _obj_corner(word: str, vertex_count: int, uv_count: int, line: int) -> tuple[int, int]:
