@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -157,15 +158,17 @@ class PinholeCamera:
             principal = torch.where(which[:, None], principal, self.principal)
         return PinholeCamera(self.focal, principal)
 
-    def rotated(self, angle: Tensor | float, about: Tensor | None = None) -> tuple[PinholeCamera, Tensor]:
+    def rotated(
+        self, angle: Tensor | float, about: Tensor | Sequence[float] | None = None
+    ) -> tuple[PinholeCamera, Tensor]:
         """The camera of the image turned in its plane, and the rotation to apply to the scene with it.
 
         A loader that crops by a similarity p → s · R(angle) p + t sees ``vertices @ rotation.transpose(1, 2)`` through
-        ``camera.rotated(angle, about=torch.zeros(2))``, then ``.cropped(-t / s, s)``.
+        ``camera.rotated(angle, about=(0, 0))``, then ``.cropped(-t / s, s)``.
 
         Args:
             angle: (B,) or a number, radians, from x (right) towards y (down).
-            about: (B, 2) or (2,) pixels that stay where they are; None is the principal point.
+            about: (B, 2), or two numbers for all: the pixel that stays where it is; None is the principal point.
 
         Returns:
             The camera, and rotation (B, 3, 3) about the viewing axis: a point x becomes rotation @ x.
@@ -181,19 +184,33 @@ class PinholeCamera:
         cosine, sine, zero, one = angle.cos(), angle.sin(), torch.zeros_like(angle), torch.ones_like(angle)
         rows = [cosine, -sine, zero, sine, cosine, zero, zero, zero, one]
         rotation = torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
-        fixed = self.principal if about is None else torch.as_tensor(about).to(self.principal).expand_as(self.principal)
+        fixed = self.principal if about is None else self._pairs(about, who, "about")
         turned = (rotation[:, :2, :2] @ (self.principal - fixed)[..., None])[..., 0] + fixed
         return PinholeCamera(torch.where(square[:, None], focal, torch.nan), turned), rotation
 
-    def cropped(self, left_top: Tensor, scale: Tensor) -> PinholeCamera:
+    def cropped(self, left_top: Tensor | Sequence[float], scale: Tensor | Sequence[float] | float) -> PinholeCamera:
         """The camera of a crop, resized: pixel p of this image becomes (p − left_top) · scale.
 
         Args:
-            left_top: (B, 2) or (2,) float, pixels of this image: where the crop's corner (0, 0) lies.
-            scale: (B, 2), (B, 1) or scalar tensor: crop pixels per image pixel. A pyramid's half size is 0.5 with
-                left_top 0: pixel edges stay edges, so no half-pixel terms appear.
+            left_top: (B, 2), or two numbers for all: pixels of this image, where the crop's corner (0, 0) lies.
+            scale: (B, 2) or (B, 1), or two numbers or one for all: crop pixels per image pixel. A pyramid's half size
+                is 0.5 with left_top 0: pixel edges stay edges, so no half-pixel terms appear.
+
+        Raises:
+            ValueError: another shape.
         """
+        who = "PinholeCamera.cropped"
+        left_top, scale = self._pairs(left_top, who, "left_top"), self._pairs(scale, who, "scale")
         return PinholeCamera(self.focal * scale, (self.principal - left_top) * scale)
+
+    def _pairs(self, values: Tensor | Sequence[float] | float, who: str, name: str) -> Tensor:
+        """(B, 2) like the focal lengths, of (B, 2), (B, 1), (2,) or a single number."""
+        numbers = torch.as_tensor(values, dtype=None if isinstance(values, Tensor) else self.focal.dtype)
+        numbers = numbers.to(device=self.focal.device)
+        shape, batch = tuple(numbers.shape), self.batch_size
+        fits = shape in ((), (1,), (2,), (batch, 1), (batch, 2), (1, 1), (1, 2))
+        expect(fits, who, f"{name} ({batch}, 2), ({batch}, 1), (2,) or a number", shape)
+        return numbers.expand(batch, 2)
 
     def __getitem__(self, index: Tensor | slice) -> PinholeCamera:
         """Some of the cameras: a slice, numbers (N,) or a mask (B,)."""

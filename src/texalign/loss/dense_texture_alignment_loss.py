@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import torch
 from torch import Tensor, nn
 
-from texalign._internal import expect, expect_flags, expect_same_device, opaque
+from texalign._internal import Unscriptable, expect, expect_flags, expect_same_device, opaque
 from texalign.camera import PinholeCamera
 from texalign.loss.details import LossDetails
 from texalign.loss.evidence import MINIMUM_PIXELS, region_competition
@@ -22,7 +22,7 @@ from texalign.surface import HandSurface
 WHO = "DenseTextureAlignmentLoss"
 
 
-class DenseTextureAlignmentLoss(nn.Module):
+class DenseTextureAlignmentLoss(Unscriptable, nn.Module):
     """How much more the covered pixels look like this hand than like the image's background: low when aligned.
 
     For every pixel, evidence = −log p(colour | hand) + log p(colour | background), clamped to ±6. The hand's colour is

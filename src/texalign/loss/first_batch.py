@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from texalign._internal import expect
-from texalign.loss.inputs import LossInputs
+from texalign.loss.inputs import LARGEST_COLOUR, LossInputs
 from texalign.surface import SEAM, SEAM_EXPECTED
 
 # Metres from a hand's wrist to its farthest fingertip, and beyond which no hand's box goes: a child's fist, a giant's.
@@ -48,7 +48,7 @@ def first_batch_findings(
     findings = []
     if low < -SLACK:
         findings.append(f"images lie in [{low:.3g}, {high:.3g}] in place of [0, 1]: undo the network's normalisation")
-    elif high > 1 + SLACK:
+    elif 1 + SLACK < high < LARGEST_COLOUR:
         findings.append(f"images lie in [{low:.3g}, {high:.3g}] in place of [0, 1]: divide by 255")
     for name, (lowest, highest) in (("mask", rest[0:2]), ("valid", rest[2:4])):
         if lowest < -SLACK or highest > 1 + SLACK:
