@@ -5,9 +5,9 @@
 
 Times are CUDA events around each call, after warm-up: medians and quartiles over all calls on several sets of hands.
 Open hands cover a third of the image, each with its own 256² texture; the encoder runs in bfloat16. Memory is what the
-allocator held at most beside what it held before. HaMeR's step is measured by `full_scale/step_cost.py`, paired, with
-the checkout that HAMER_ROOT names (ViT-H, random weights), or with the stand-in where there is none. Rows that need
-nvdiffrast are left out where it does not run, and the reason is printed.
+allocator held at most beside what it held before. HaMeR's step is measured by `experiments/hamer/step_cost.py`, paired,
+with the checkout that HAMER_ROOT names (ViT-H, random weights), or with the stand-in where there is none. Rows that
+need nvdiffrast are left out where it does not run, and the reason is printed.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ import texalign as ta
 from gpu_scenes import Scene, bare_nvdiffrast, rendering, stages, whole_loss
 from gpu_timing import bandwidth, launch_cost, over_input_sets, peak_mib, waits, work
 from recording import environment, table, write_json
-from texalign.rasterize import BACKENDS, unavailable_reason
+from texalign.rasterize import backend_names, unavailable_reason
 
-STEP_COST = Path(__file__).parent / "full_scale" / "step_cost.py"
+STEP_COST = Path(__file__).resolve().parents[1] / "experiments" / "hamer" / "step_cost.py"
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ class Benchmark:
         self.device, self.plan = device, plan
         self.surface = ta.HandSurface.mano().to(device)
         self.encoder = ta.UVTextureEncoder.from_pretrained().to(device)
-        reasons = {backend: unavailable_reason(backend, device) for backend in BACKENDS}
+        reasons = {backend: unavailable_reason(backend, device) for backend in backend_names()}
         self.left_out = {backend: reason for backend, reason in reasons.items() if reason is not None}
-        self.backends = [backend for backend in BACKENDS if backend not in self.left_out]
+        self.backends = [backend for backend in backend_names() if backend not in self.left_out]
 
     def loss(self, backend: str, size: int, tokens: int) -> ta.DenseTextureAlignmentLoss:
         """The loss with the bundled prior."""

@@ -13,7 +13,7 @@ from torch import Tensor
 import texalign as ta
 from renderer import scene
 from texalign.hand import HandModel, sample_pose
-from texalign.loss import region_competition
+from texalign.loss import beyond_wrist, region_competition
 
 TEXTURE_SIZE = 256
 
@@ -119,15 +119,17 @@ def stages(loss_fn: ta.DenseTextureAlignmentLoss, scene: Scene) -> dict[str, tup
 
     texture = encode().float()
     drawn = found_again.draw(texture)
-    care = loss_fn._care(found.points, scene.image.shape[2:])
+    screen = (found.points[..., :2] / found.points[..., 2:]).detach()
+    region = 1 - beyond_wrist(screen[:, loss_fn.wrist], screen.mean(dim=1), scene.size, scene.size)
 
     def compare() -> Any:
-        return region_competition(drawn.image, drawn.coverage, scene.image, care, None)
+        return region_competition(drawn.image, drawn.coverage, scene.image, region)
 
     evidence = compare()
+    compared = [evidence.per_sample, evidence.fitted, evidence.residual, evidence.evidence]
 
     def back() -> Any:
-        return torch.autograd.grad(evidence[0].sum(), scene.vertices, retain_graph=True)
+        return torch.autograd.grad(evidence.per_sample.sum(), scene.vertices, retain_graph=True)
 
     pixels = [found.found.face_index, found.uv, found.depth]
     tokens = [seen.uv, seen.rgb, seen.valid]
@@ -144,8 +146,8 @@ def stages(loss_fn: ta.DenseTextureAlignmentLoss, scene: Scene) -> dict[str, tup
         ),
         "encode": (encode, size_of(*tokens, *weights, texture)),
         "texture, antialias": (lambda: found_again.draw(texture), size_of(*pixels, texture, *picture)),
-        "evidence": (compare, size_of(*picture, care, scene.image, *evidence)),
-        "backward": (back, size_of(*picture, *pixels, scene.image, *evidence, texture, scene.vertices)),
+        "evidence": (compare, size_of(*picture, region, scene.image, *compared)),
+        "backward": (back, size_of(*picture, *pixels, scene.image, *compared, texture, scene.vertices)),
     }
 
 

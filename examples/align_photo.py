@@ -31,7 +31,7 @@ from PIL import Image, ImageOps
 
 import texalign as ta
 from texalign import viz
-from texalign.hand import HandModel, fitting
+from texalign.hand import HandModel, fit_to_keypoints, keypoint_objective, pose_hand, refine
 
 SIZE, STEPS, MARGIN = 192, 60, 1.6
 KEYPOINT_SCALE, TEXTURE_WEIGHT = SIZE / 16, 2.0
@@ -80,25 +80,23 @@ def main() -> None:
         image, camera = image.flip(-1), camera.mirrored(SIZE)
         keypoints = torch.stack([SIZE - keypoints[..., 0], keypoints[..., 1]], dim=-1)
 
-    model, surface = HandModel(), ta.HandSurface.mano()
-    renderer = ta.TexturedHandRenderer(surface, SIZE)
-    encoder = ta.UVTextureEncoder.from_pretrained(surface=surface)
-    loss_fn = ta.DenseTextureAlignmentLoss(renderer, encoder, reduction="none")
+    model = HandModel()
+    loss_fn = ta.DenseTextureAlignmentLoss.from_pretrained(image_size=SIZE, reduction="none")
     draws = torch.Generator().manual_seed(0)
-    start = fitting.fit_to_keypoints(model, camera, keypoints, KEYPOINT_SCALE)
-    objective = fitting.keypoint_objective(
+    start = fit_to_keypoints(model, camera, keypoints, KEYPOINT_SCALE)
+    objective = keypoint_objective(
         model,
         camera,
         keypoints,
         KEYPOINT_SCALE,
         lambda hand: TEXTURE_WEIGHT * loss_fn(hand.vertices, camera, image, generator=draws),
     )
-    end = fitting.refine(model, start, objective, STEPS)
+    end = refine(model, start, objective, STEPS)
 
     pictures, fits = [viz.mark(image, keypoints)], {}
     with torch.no_grad():
         for name, parameters in (("keypoints only", start), ("keypoints + texture", end)):
-            hand = fits[name] = fitting.pose_hand(model, parameters)
+            hand = fits[name] = pose_hand(model, parameters)
             loss, details = loss_fn(hand.vertices, camera, image, generator=draws, return_details=True)
             distance = (camera.project(hand.joints) - keypoints).norm(dim=-1).nanmean() / scale
             print(

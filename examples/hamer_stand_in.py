@@ -2,8 +2,8 @@
 
 The same methods, output keys, shapes, dtypes, losses and manual optimisation as in
 https://github.com/geopavlakos/hamer, written anew: the network is four convolutions, the hand is texalign's own, and
-nothing is licensed. `hamer_batches.py` makes the batches; `tests/test_hamer_stand_in.py` holds this network and the
-real one to the same contract.
+nothing is licensed. `hamer_batches.py` makes the batches; `tests/adapters/test_hamer_stand_in.py` holds this network
+and the real one to the same contract.
 
     model, batch = make_model(seed=0), training_batch(4, seed=0)
     output = model.forward_step(batch, train=True)

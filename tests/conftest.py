@@ -5,12 +5,14 @@ import torch
 from hypothesis import settings
 
 import texalign as ta
+from rasterize.own_backends import register_own_backends
 from texalign.hand import HandModel, sample_pose
 from texalign.rasterize import select_backend, unavailable_reason
 
 settings.register_profile("texalign", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("texalign")
 
+pytest.register_assert_rewrite("contract")
 torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
 
 
@@ -20,16 +22,16 @@ def pytest_runtest_setup():
     torch.manual_seed(0)
 
 
-@pytest.fixture(params=["torch", "torch-cuda", "nvdiffrast"])
-def backend(request):
-    """A backend module with the device it runs on as `.device`."""
-    name, device = (
-        (request.param, "cpu") if request.param == "torch" else (request.param.removesuffix("-cuda"), "cuda:0")
-    )
-    reason = unavailable_reason(name, torch.device(device))
+@pytest.fixture(params=["torch", "brute force", "nvdiffrast double", "torch-cuda", "nvdiffrast"])
+def backend(request, monkeypatch):
+    """A backend with the device it runs on; two of them are registered from outside the package."""
+    register_own_backends(monkeypatch)
+    name = request.param.removesuffix("-cuda")
+    device = torch.device("cuda:0" if request.param in ("torch-cuda", "nvdiffrast") else "cpu")
+    reason = unavailable_reason(name, device)
     if reason is not None:
         pytest.skip(f"{request.param} cannot run on this machine: {reason}")
-    return select_backend(name, torch.device(device)), torch.device(device)
+    return select_backend(name, device), device
 
 
 @pytest.fixture(scope="session")

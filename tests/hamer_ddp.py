@@ -1,4 +1,4 @@
-"""Two processes train HaMeR and the prior; each says where it ended. Run by test_adapters_hamer.py."""
+"""Two processes train HaMeR and the prior; each says where it ended. Run by adapters/test_hamer.py."""
 
 from __future__ import annotations
 

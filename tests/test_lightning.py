@@ -3,8 +3,6 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-import runpy
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,13 +16,11 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import texalign as ta
-from host_network import Batch, batch_of, step_of
-from texalign import viz
+from host_network import batch_of, step_of
 from texalign._internal import MissingExtraError
 from texalign.lightning import TextureAlignmentLogger, _callback_base
 from texalign.loss import LossWatch
 
-SNIPPETS = Path(__file__).parent.parent / "examples" / "snippets"
 SIZE = 32
 PACKAGES = pytest.mark.parametrize("package", [lightning.pytorch, pytorch_lightning], ids=["lightning", "pl"])
 SEED = 11
@@ -111,6 +107,7 @@ def test_tensorboard_shows_the_pictures(package, tmp_path):
     assert not [*tmp_path.rglob("*.png")]
 
 
+@pytest.mark.slow
 @PACKAGES
 @pytest.mark.parametrize("with_logger", [True, False], ids=["csv", "none"])
 def test_without_a_logger_for_pictures_there_are_files(package, with_logger, tmp_path):
@@ -146,6 +143,7 @@ def logger_like_wandb(package):
     return Recorder()
 
 
+@pytest.mark.slow
 @PACKAGES
 def test_a_logger_with_log_image_gets_arrays_beside_another_logger(package, tmp_path):
     logger, board = logger_like_wandb(package), package.loggers.TensorBoardLogger(str(tmp_path))
@@ -159,9 +157,9 @@ def test_a_logger_with_log_image_gets_arrays_beside_another_logger(package, tmp_
 
 
 def test_a_trial_run_writes_nothing(tmp_path):
-    module = network(lightning.pytorch)
-    fit(lightning.pytorch, module, [TextureAlignmentLogger()], tmp_path, logger=True, fast_dev_run=2)
-    assert module.calls == 2
+    fit(
+        lightning.pytorch, network(lightning.pytorch), [TextureAlignmentLogger()], tmp_path, logger=True, fast_dev_run=2
+    )
     assert not [*tmp_path.rglob("*")]
 
 
@@ -177,20 +175,18 @@ def pictures(folder):
     return sorted(int(path.stem.split("-")[1]) for path in folder.rglob("alignment-*.png"))
 
 
+@pytest.mark.slow
 def test_batches_are_counted_not_optimiser_steps(tmp_path):
     module = network(lightning.pytorch, manual=True)
-    logger = one_hand(every_n_batches=3)
-    trainer = fit(lightning.pytorch, module, [logger], tmp_path, max_epochs=2)
-    assert trainer.global_step == 20 and module.calls == 10  # two optimisers
-    assert pictures(tmp_path) == [0, 3, 6, 9]
+    trainer = fit(lightning.pytorch, module, [one_hand(every_n_batches=3)], tmp_path / "two_optimisers", max_epochs=2)
+    assert trainer.global_step == 20 and module.calls == 10
+    assert pictures(tmp_path / "two_optimisers") == [0, 3, 6, 9]
+    folder = tmp_path / "accumulated"
+    fit(lightning.pytorch, network(lightning.pytorch), [one_hand(every_n_batches=2)], folder, accumulate_grad_batches=4)
+    assert pictures(folder) == [0, 2, 4]
 
 
-def test_accumulated_gradients_do_not_change_the_count(tmp_path):
-    logger = one_hand(every_n_batches=2)
-    fit(lightning.pytorch, network(lightning.pytorch), [logger], tmp_path, accumulate_grad_batches=4)
-    assert pictures(tmp_path) == [0, 2, 4]
-
-
+@pytest.mark.slow
 def test_an_empty_batch_leaves_the_picture_to_the_next_one(tmp_path):
     batches = [batch_of(2, SIZE, seed) for seed in range(5)]
     batches[0] = batches[0].part(0, 0)
@@ -199,6 +195,7 @@ def test_an_empty_batch_leaves_the_picture_to_the_next_one(tmp_path):
     assert pictures(tmp_path) == [1, 3]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_counts_on(tmp_path):
     batches = [batch_of(2, SIZE, seed) for seed in range(4)]
     logger = one_hand(every_n_batches=3)
@@ -213,6 +210,7 @@ def test_a_resumed_run_counts_on(tmp_path):
     assert pictures(tmp_path) == [0, 3, 6]
 
 
+@pytest.mark.slow
 def test_several_losses_have_a_picture_each(tmp_path):
     fit(lightning.pytorch, network(lightning.pytorch, losses=2), [one_hand()], tmp_path)
     folders = {path.parent.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png")}
@@ -259,7 +257,7 @@ class Inspector(lightning.pytorch.Callback):
         assert pickle.loads(pickle.dumps(pl_module.others)) is not None
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("precision", ["32-true", pytest.param("bf16-mixed", marks=pytest.mark.slow)])
 def test_training_is_the_same_with_and_without(precision, tmp_path):
     """The same draws of observations, losses and weights, to the bit; the same modes, buffers and state."""
     results = []
@@ -278,6 +276,7 @@ def test_training_is_the_same_with_and_without(precision, tmp_path):
     assert pictures(tmp_path) == [0, 2, 4]
 
 
+@pytest.mark.slow
 def test_copies_made_during_the_run_remember_nothing(tmp_path):
     inspector = Inspector()
     logger = one_hand(every_n_batches=1)
@@ -360,6 +359,7 @@ def test_a_caller_that_asked_for_details_gets_them_and_other_hooks_notice_nothin
     assert "return_details" not in noticed[0] and isinstance(noticed[1], torch.Tensor)
 
 
+@pytest.mark.slow
 def test_the_watch_works_on_a_compiled_step():
     step, batch = step_of(SIZE), batch_of(2, SIZE)
     expected = step(batch, generator=torch.Generator().manual_seed(0))
@@ -374,100 +374,7 @@ def test_the_watch_works_on_a_compiled_step():
         assert (watch.sighting is not None) == wanted
 
 
-# --- the picture ----------------------------------------------------------------------
-
-
-def cells(sheet, rows, size):
-    """(rows, columns, 3, size, size)."""
-    top, left = sheet.shape[1] - rows * size, sheet.shape[2] - 7 * size
-    return sheet[:, top:, left:].reshape(3, rows, size, 7, size).permute(1, 3, 0, 2, 4)
-
-
-def test_the_sheet_shows_what_its_columns_say():
-    step, batch = step_of(64), batch_of(3, 64)
-    batch.principal[2] += 1e4
-    _, details = step(batch, return_details=True)
-    size = 128
-    found = cells(viz.alignment_sheet(batch.image, details, None, step.loss_fn.renderer.surface, size), 3, size)
-    assert found.shape == (3, 7, 3, size, size) and found.min() >= 0 and found.max() <= 1
-    large = torch.nn.functional.interpolate(batch.image, size=size, mode="bilinear")
-    assert (found[:, 0] - large).abs().mean() < 0.01
-    green = (found[:, 1] - torch.tensor([0.1, 1.0, 0.2])[:, None, None]).abs().sum(dim=1) < 0.1
-    assert (green[:2].float().mean(dim=(1, 2)) > 0.01).all() and not green[2].any()
-    evidence = torch.nn.functional.interpolate(details.evidence, size=size, mode="bilinear")[:, 0]
-    inner = torch.nn.functional.interpolate(details.coverage, size=size, mode="bilinear")[:, 0]
-    away = (inner < 0.02) | (inner > 0.98)  # not under the outline
-    away = torch.nn.functional.max_pool2d(1 - away.float()[:, None], 7, 1, 3)[:, 0] == 0
-    red, blue = found[:, 5, 0], found[:, 5, 2]  # blue speaks for the hand
-    for sample in range(2):
-        hand, other = (away & (evidence < -3))[sample], (away & (evidence > 3))[sample]
-        assert other.any() and (red - blue)[sample][other].min() > 0.1
-        assert not hand.any() or (blue - red)[sample][hand].min() > 0.1
-    assert (found[2, 5] > 0.99).all()  # a skipped hand has no evidence
-    covered = (inner > 0.9)[:, None].expand(-1, 3, -1, -1)
-    assert (found[2, 4] == 0).all() and found[0, 4][covered[0]].max() > 0.1
-    grey = (found[:, 6] - 0.85).abs().amax(dim=1) < 1e-3
-    assert (grey.float().mean(dim=(1, 2)) > 0.3).all()  # between the charts
-
-
-def test_left_hands_are_shown_as_they_are():
-    step, batch = step_of(64), batch_of(1, 64)
-    mirrored = Batch(batch.image.flip(-1), batch.focal, batch.principal)
-    vertices = step.host(batch.image) * torch.tensor([-1.0, 1.0, 1.0])
-    camera = ta.PinholeCamera(mirrored.focal, mirrored.principal)
-    left = torch.tensor([False])
-    generator = torch.Generator().manual_seed(0)
-    _, details = step.loss_fn(vertices, camera, mirrored.image, is_right=left, generator=generator, return_details=True)
-    _, right = step(batch, generator=generator.manual_seed(0), return_details=True)
-    shown = cells(viz.alignment_sheet(mirrored.image, details, left, cell_size=96), 1, 96)[0]
-    plain = cells(viz.alignment_sheet(batch.image, right, cell_size=96), 1, 96)[0]
-    # But for pixels that an outline takes on one side of a threshold and not on the other.
-    assert ((shown[:6] - plain[:6].flip(-1)).abs() > 2e-2).float().mean() < 1e-3
-    torch.testing.assert_close(shown[6], plain[6], atol=1e-3, rtol=0)  # one atlas for both
-
-
-def test_a_left_surfaces_hands_are_shown_as_the_loss_saw_them():
-    step, batch = step_of(64), batch_of(1, 64)
-    surface = step.loss_fn.renderer.surface.mirrored()
-    loss_fn = ta.DenseTextureAlignmentLoss(ta.TexturedHandRenderer(surface, 64), step.loss_fn.encoder)
-    camera = ta.PinholeCamera(batch.focal, batch.principal).mirrored(64)
-    vertices, image = step.host(batch.image) * torch.tensor([-1.0, 1.0, 1.0]), batch.image.flip(-1)
-    _, details = loss_fn(vertices, camera, image, is_right=torch.tensor([False]), return_details=True)
-    shown = viz.alignment_sheet(image, details, torch.tensor([False]), surface)
-    assert torch.equal(shown, viz.alignment_sheet(image, details, surface=surface))
-
-
-@pytest.mark.parametrize("size", [(32, 48), (48, 32)])
-def test_images_that_are_not_square_and_values_that_are_no_colours(size):
-    surface = ta.HandSurface.mano()
-    loss_fn = ta.DenseTextureAlignmentLoss(ta.TexturedHandRenderer(surface, size), step_of(32).loss_fn.encoder)
-    batch = batch_of(2, 32)
-    image = torch.rand(2, 3, *size)
-    image[1, :, 3:5] = torch.nan
-    camera = ta.PinholeCamera(batch.focal, batch.principal)
-    _, details = loss_fn(step_of(32).host(batch.image), camera, image, return_details=True)
-    sheet = viz.alignment_sheet(image, details, surface=surface, cell_size=96)
-    assert torch.isfinite(sheet).all()
-    height, width = (96 * side // max(size) for side in size)
-    assert 0 <= sheet.shape[1] - 2 * height < 40 and 0 <= sheet.shape[2] - 7 * width < 40
-
-
-def test_a_sheet_of_nothing_or_of_others_is_refused():
-    step, batch = step_of(32), batch_of(2, 32)
-    _, details = step(batch, return_details=True)
-    with pytest.raises(ValueError, match="^alignment_sheet: expected at least one image, got 0"):
-        viz.alignment_sheet(batch.image[:0], details)
-    with pytest.raises(ValueError, match="^alignment_sheet: expected details of these images"):
-        viz.alignment_sheet(batch.image[:1], details)
-
-
 # --- packaging ----------------------------------------------------------------------
-
-
-def test_the_library_does_not_import_lightning():
-    code = "import sys, texalign, texalign.viz, texalign.adapters; print({'lightning', 'pytorch_lightning', 'PIL'}"
-    process = subprocess.run([sys.executable, "-c", code + " & set(sys.modules))"], capture_output=True, text=True)
-    assert process.stdout.strip() == "set()", process.stderr
 
 
 @pytest.mark.parametrize("missing", [("lightning.pytorch", "pytorch_lightning"), ("PIL",)])
@@ -484,13 +391,3 @@ def test_a_callback_is_one_of_every_package_that_is_there(monkeypatch):
     monkeypatch.setitem(sys.modules, "lightning.pytorch", None)
     alone = _callback_base()
     assert issubclass(alone, pytorch_lightning.Callback) and not issubclass(alone, lightning.pytorch.Callback)
-
-
-def test_the_snippets_run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    runpy.run_path(str(SNIPPETS / "lightning_logger.py"))
-    events = EventAccumulator(str(next((tmp_path / "logs").rglob("events.*")).parent)).Reload()
-    assert len(events.Images("texture_alignment/alignment")) == 2
-    runpy.run_path(str(SNIPPETS / "alignment_sheet.py"))
-    with Image.open(tmp_path / "alignment.png") as picture:
-        assert is_picture(np.asarray(picture))

@@ -30,9 +30,7 @@ def main() -> None:
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     else:
         dist.init_process_group("gloo")
-    renderer = ta.TexturedHandRenderer(ta.HandSurface.mano(), image_size=64)
-    encoder = ta.UVTextureEncoder.from_pretrained()
-    loss_fn = ta.DenseTextureAlignmentLoss(renderer, encoder, reduction="sum")
+    loss_fn = ta.DenseTextureAlignmentLoss.from_pretrained(image_size=64, reduction="sum")
 
     # Stands for your network, its batch and its camera.
     torch.manual_seed(dist.get_rank())

@@ -6,11 +6,9 @@ from texalign.hand import HandModel
 camera, translation = ta.PinholeCamera.from_hamer(torch.tensor([[6.0, 0.07, 0.0]]))
 vertices = HandModel()(torch.zeros(1, 16, 3)).vertices + translation[:, None]
 normalised_image = torch.rand(1, 3, 256, 256) * 4 - 2
-renderer = ta.TexturedHandRenderer(ta.HandSurface.mano(), image_size=256)
-encoder = ta.UVTextureEncoder.from_pretrained()
 
 # --8<-- [start:shown]
-texture_loss = ta.DenseTextureAlignmentLoss(renderer, encoder, validate=True)
+texture_loss = ta.DenseTextureAlignmentLoss.from_pretrained(image_size=256, validate=True)
 try:
     texture_loss(vertices, camera, normalised_image)
 except ValueError as error:

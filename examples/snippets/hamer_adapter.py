@@ -21,8 +21,7 @@ loader = DataLoader(batches, batch_size=None)
 import texalign as ta
 from texalign.adapters import hamer
 
-renderer = ta.TexturedHandRenderer(ta.HandSurface.mano(), image_size=256)
-loss_fn = ta.DenseTextureAlignmentLoss(renderer, ta.UVTextureEncoder.from_pretrained())
+loss_fn = ta.DenseTextureAlignmentLoss.from_pretrained(image_size=256)
 handle = hamer.attach(model, loss_fn, warm_up=1000)
 # --8<-- [end:attach]
 
@@ -37,7 +36,7 @@ handle.detach()
 assert handle.batches == 2
 
 # --8<-- [start:prior]
-loss_fn = ta.DenseTextureAlignmentLoss(renderer, ta.UVTextureEncoder.from_pretrained(), train_texture=True)
+loss_fn = ta.DenseTextureAlignmentLoss.from_pretrained(image_size=256, train_texture=True)
 handle = hamer.attach(model, loss_fn)
 # --8<-- [end:prior]
 

@@ -5,8 +5,7 @@ from texalign import synthetic
 
 batch = synthetic.generate(6, image_size=128, generator=torch.Generator().manual_seed(3), left_share=0.5)
 vertices, camera, image, is_right = batch.vertices, batch.camera, batch.image, batch.is_right
-renderer = ta.TexturedHandRenderer(ta.HandSurface.mano(), image_size=128)
-texture_loss = ta.DenseTextureAlignmentLoss(renderer, ta.UVTextureEncoder.from_pretrained(), reduction="none")
+texture_loss = ta.DenseTextureAlignmentLoss.from_pretrained(image_size=128, reduction="none")
 
 torch.manual_seed(0)
 

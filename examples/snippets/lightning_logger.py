@@ -25,9 +25,7 @@ class Network(pl.LightningModule):
         super().__init__()
         self.translation = torch.nn.Parameter(torch.tensor([0.02, 0.0, 0.6]))
         self.hand = HandModel()
-        renderer = ta.TexturedHandRenderer(ta.HandSurface.mano(), image_size=64)
-        encoder = ta.UVTextureEncoder.from_pretrained()
-        self.loss_fn = ta.DenseTextureAlignmentLoss(renderer, encoder)
+        self.loss_fn = ta.DenseTextureAlignmentLoss.from_pretrained(image_size=64)
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """The loss, and nothing else."""

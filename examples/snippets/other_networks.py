@@ -1,7 +1,6 @@
 import torch
 
 import texalign as ta
-from texalign.loss import LossInputs
 
 # --8<-- [start:imports]
 from texalign.adapters import (
@@ -14,20 +13,12 @@ from texalign.adapters import (
 
 # --8<-- [end:imports]
 from texalign.hand import HandModel
+from texalign.loss import LossInputs
 
-surface = ta.HandSurface.mano()
 hand = HandModel()(torch.zeros(2, 16, 3))
 vertices = hand.vertices
-encoder = ta.UVTextureEncoder.from_pretrained()
-
-
-def loss_of(size: int) -> ta.DenseTextureAlignmentLoss:
-    """The loss on images of a size."""
-    return ta.DenseTextureAlignmentLoss(ta.TexturedHandRenderer(surface, size), encoder)
-
-
 pred_vertices, pred_camera, images = vertices, torch.tensor([[8.0, 0.09, 0.0]]).repeat(2, 1), torch.rand(2, 3, 224, 224)
-loss_fn = loss_of(224)
+loss_fn = ta.DenseTextureAlignmentLoss.from_pretrained(224)
 # --8<-- [start:orthographic]
 loss = loss_fn(*orthographic(pred_vertices, pred_camera, images))
 # --8<-- [end:orthographic]
@@ -43,13 +34,13 @@ calib = torch.tensor([[400.0, 0, 128, 0], [0, 400, 64, 0], [0, 0, 1, 0], [0, 0, 
 out = {"verts": vertices / 0.2}
 data = {"img": torch.rand(2, 3, 128, 128), "calib": calib, "root": torch.tensor([[0.0, 0, 0.5]]).repeat(2, 1)}
 data["mask"] = torch.ones(2, 128, 128)
-loss_fn = loss_of(128)
+loss_fn = ta.DenseTextureAlignmentLoss.from_pretrained(128)
 # --8<-- [start:root_relative]
 loss = loss_fn(*root_relative(out["verts"], data["root"], data["calib"], data["img"], data["mask"]))
 # --8<-- [end:root_relative]
 assert loss.isfinite()
 
-loss_fn = loss_of(256)
+loss_fn = ta.DenseTextureAlignmentLoss.from_pretrained(256)
 batch = {
     "img": torch.rand(1, 2, 3, 256, 256),
     "center": torch.full((1, 2, 2), 300.0),

@@ -29,8 +29,7 @@ optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
 loader = [(scenes.image, scenes.camera, scenes.camera.project(scenes.joints), torch.ones(4, 1, 128, 128))] * 2
 
 # --8<-- [start:shown]
-renderer = ta.TexturedHandRenderer(ta.HandSurface.mano(), image_size=128)
-texture_loss = ta.DenseTextureAlignmentLoss(renderer, ta.UVTextureEncoder.from_pretrained())
+texture_loss = ta.DenseTextureAlignmentLoss.from_pretrained(image_size=128)
 weight = 2.0
 
 for image, camera, keypoints, valid in loader:

@@ -19,8 +19,7 @@ pred_translation = batch.joints[:, 0].clone().requires_grad_()
 pred_vertices = (batch.vertices - batch.joints[:, :1]).requires_grad_()
 
 # --8<-- [start:once]
-renderer = ta.TexturedHandRenderer(ta.HandSurface.mano(), image_size=128)
-loss_fn = ta.DenseTextureAlignmentLoss(renderer, ta.UVTextureEncoder.from_pretrained())
+loss_fn = ta.DenseTextureAlignmentLoss.from_pretrained(image_size=128)
 # --8<-- [end:once]
 
 # --8<-- [start:step]

@@ -1,7 +1,7 @@
 """Is a loss lower at the truth than beside it, and does its gradient point home?
 
 The true mesh is moved by pixels along x or y, by a share of its depth, or one of its finger joints is turned, both
-ways; a row counts images. Part of `alignment.py`.
+ways; a row counts images. Part of `python experiments/fits`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from plain_scenes import Scenes
 from torch import Tensor, nn
 
+from fits.plain_scenes import Scenes
 from texalign.hand import HandModel, rotation_matrices
 from texalign.synthetic import SyntheticBatch
 

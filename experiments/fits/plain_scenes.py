@@ -15,8 +15,7 @@ import texalign as ta
 from texalign._internal import Draws
 from texalign.hand import HandModel, rotation_vectors, sample_pose
 from texalign.surface import vertex_normals
-from texalign.synthetic.colour import linear_to_srgb
-from texalign.synthetic.skin import skin_textures
+from texalign.synthetic import linear_to_srgb, skin_textures
 
 SIZE, FOCAL = 128, 330.0
 

@@ -1,19 +1,19 @@
-"""How well the prior predicts colours, over the mean colour of what it was shown. Part of `alignment.py`."""
+"""How well the prior predicts colours, over the mean colour of what it was shown. Part of `python experiments/fits`."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from landscape import Batch
-from plain_scenes import Scenes
 from torch import Tensor
 
 import texalign as ta
-from recording import relative_change
+from fits.comparison import relative_change
+from fits.landscape import Batch
+from fits.plain_scenes import Scenes
 from texalign.hand import KnownShape, disturbed, parameters_of_pose, pose_hand
 from texalign.photographs import Photographs
-from texalign.pretrain.training import read_texture
+from texalign.pretrain import read_texture
 
 TOKENS, TARGETS = 384, 1024
 Errors = dict[str, dict[str, list[float]]]
@@ -61,7 +61,7 @@ def errors_on(
 
 
 def misplaced(batch: Batch, generator: torch.Generator) -> Tensor:
-    """(B, 778, 3): the hands off by `texalign.fitting.disturbed`, as the refinements of this benchmark start."""
+    """(B, 778, 3): the hands off by `texalign.hand.disturbed`, as the refinements of this experiment start."""
     model = KnownShape(batch.betas)
     wrong = disturbed(parameters_of_pose(model, batch.pose, batch.translation), generator)
     return pose_hand(model, wrong).vertices

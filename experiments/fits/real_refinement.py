@@ -1,4 +1,4 @@
-"""Fits to real photographs, by noisy 2D labels alone and together with the loss. Part of `alignment.py`.
+"""Fits to real photographs, by noisy 2D labels alone and together with the loss. Part of `python experiments/fits`.
 
 Labels are the true 2D joints plus 3 px of noise at 128 pixels, with 10 % outliers of 10 px, under a robust keypoint
 term; or a detector's. The start is the true fit turned by 0.15 rad, of the mean shape, refitted to the labels. Every
@@ -11,11 +11,11 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
-from stand_ins import mask_difference, short_of_wrist
-from synthetic_refinement import Extra
 from torch import Tensor, nn
 
 import texalign as ta
+from fits.stand_ins import mask_difference, short_of_wrist
+from fits.synthetic_refinement import Extra
 from texalign.hand import Hand, HandModel, HandParameters, fit_to_joints, keypoint_objective, pose_hand, refine
 from texalign.metrics import mask_iou, point_error, procrustes_aligned
 from texalign.photographs import Photographs
@@ -111,6 +111,6 @@ def from_lists(content: dict[str, list[Any]]) -> tuple[Tensor, HandParameters]:
 
 
 def known(value: Value | None) -> Value:
-    """What the photographs of this benchmark have."""
-    assert value is not None, "the folder lacks what this benchmark measures against"
+    """What the photographs of this experiment have."""
+    assert value is not None, "the folder lacks what this experiment measures against"
     return value

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 import texalign as ta
-from texalign.adapters.checking.evidence import MeanColour as MeanColour
-from texalign.loss.photometric import beyond_wrist
+from texalign.adapters import MeanColour as MeanColour
+from texalign.loss import beyond_wrist
 
 
 def mask_difference(coverage: Tensor, mask: Tensor, counted: Tensor) -> Tensor:

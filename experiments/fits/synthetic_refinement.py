@@ -1,7 +1,7 @@
-"""Misplaced synthetic hands, pulled back by 2D keypoints alone and together with the loss. Part of `alignment.py`.
+"""Misplaced synthetic hands, pulled back by 2D keypoints alone and together with the loss.
 
-Start: the truth with `texalign.fitting.disturbed`. Keypoints: the true ones with 2 px of noise. 50 Adam steps on pose
-and translation; the shape is known.
+Part of `python experiments/fits`. Start: the truth with `texalign.hand.disturbed`. Keypoints: the true ones with 2 px
+of noise. 50 Adam steps on pose and translation; the shape is known.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from landscape import Batch, seeded
-from stand_ins import mask_difference
 from torch import Tensor, nn
 
 import texalign as ta
+from fits.landscape import Batch, seeded
+from fits.stand_ins import mask_difference
 from texalign.hand import Hand, KnownShape, disturbed, keypoint_objective, parameters_of_pose, pose_hand, refine
 from texalign.metrics import mask_iou, point_error
 from texalign.photographs import Photographs

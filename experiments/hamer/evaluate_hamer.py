@@ -1,6 +1,6 @@
 """Checkpoints of HaMeR, ours and others', through HaMeR's own ``eval.py``, one folder of results each.
 
-    HAMER_ROOT=… python benchmarks/full_scale/evaluate_hamer.py --results results \
+    HAMER_ROOT=… python experiments/hamer/evaluate_hamer.py --results results \
         baseline-1=logs/train/runs/baseline-1/checkpoints/last.ckpt \
         texalign-1=logs/train/runs/texalign-1/checkpoints/last.ckpt \
         released=_DATA/hamer_ckpts/checkpoints/hamer.ckpt [eval.py's own arguments, --dataset FREIHAND-VAL,…]

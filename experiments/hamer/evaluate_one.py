@@ -16,9 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-sys.path.append(str(Path(__file__).resolve().parents[1]))
-from full_scale.texture_trainer import load_weights
+from texture_trainer import load_weights
 
 
 def keeping(evaluator: Any, folder: Path) -> Any:

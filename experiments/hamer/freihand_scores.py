@@ -5,9 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from texalign._internal import expect
-from texalign.metrics.correct_points import pck_auc
-from texalign.metrics.nearest_points import f_score
-from texalign.metrics.points import mpjpe_mm, mpvpe_mm, procrustes_aligned
+from texalign.metrics import f_score, mpjpe_mm, mpvpe_mm, pck_auc, procrustes_aligned
 
 
 def freihand_scores(

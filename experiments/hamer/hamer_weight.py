@@ -1,11 +1,12 @@
 """How strongly the texture's loss pulls beside HaMeR's keypoint losses: the default weight's derivation.
 
-    python benchmarks/hamer_weight.py [--output FILE.json]
+    python experiments/hamer/hamer_weight.py [--output FILE.json]
 
-Synthetic hands in batches as HaMeR's loader makes them, a prediction that is off by a share of `fitting.disturbed`'s
-noise, and the gradients of HaMeR's two keypoint losses, at HaMeR's own weights, and of the texture's loss at the
-vertices (joints are taken as a linear function of them: the joint regressor, and the fingertips). For comparison, the
-same ratio for the keypoints' pull in the fits of docs/benchmarks.md, where a weight of 2 to 8 is a gain.
+Synthetic hands in batches as HaMeR's loader makes them, a prediction that is off by a share of the noise of
+`texalign.hand.disturbed`, and the gradients of HaMeR's two keypoint losses, at HaMeR's own weights, and of the
+texture's loss at the vertices (joints are taken as a linear function of them: the joint regressor, and the fingertips).
+For comparison, the same ratio for the keypoints' pull in the fits of docs/benchmarks.md, where a weight of 2 to 8 is a
+gain.
 """
 
 from __future__ import annotations
@@ -18,14 +19,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
+sys.path.append(str(Path(__file__).resolve().parents[2] / "examples"))
+from hamer_batches import training_batch, truth
+from hamer_stand_in import FOCAL, SIZE, default_config
+
 import texalign as ta
 from recording import environment, table, write_json
 from texalign.adapters import hamer
-from texalign.hand import HandModel, fitting, rotation_vectors
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-from hamer_batches import training_batch, truth
-from hamer_stand_in import FOCAL, SIZE, default_config
+from texalign.hand import (
+    KEYPOINT_WEIGHT,
+    HandModel,
+    disturbed,
+    keypoint_loss,
+    parameters_of_pose,
+    rotation_vectors,
+)
 
 HANDS, SEEDS = 16, (100, 101, 102, 103)
 LEVELS = {"exact": 0.0, "well aligned": 0.25, "misaligned": 1.0}
@@ -49,12 +58,10 @@ def hamer_keypoints(vertices: Tensor, batch: dict[str, Any], model: HandModel) -
 
 
 def fit_keypoints(vertices: Tensor, batch: dict[str, Any], model: HandModel) -> Tensor:
-    """The keypoint term of `fitting.keypoint_objective`, summed over the batch."""
+    """The keypoint term of `texalign.hand.keypoint_objective`, summed over the batch."""
     camera = ta.PinholeCamera(vertices.new_full((len(vertices), 2), FOCAL), vertices.new_full((len(vertices), 2), 128))
     keypoints = SIZE * (batch["keypoints_2d"][..., :2] + 0.5)
-    return (
-        fitting.KEYPOINT_WEIGHT * fitting.keypoint_loss(joints_of(vertices, model), camera, keypoints, FIT_SCALE).sum()
-    )
+    return KEYPOINT_WEIGHT * keypoint_loss(joints_of(vertices, model), camera, keypoints, FIT_SCALE).sum()
 
 
 def measure(seed: int, share: float, loss_fn: ta.DenseTextureAlignmentLoss) -> dict[str, Tensor]:
@@ -64,8 +71,8 @@ def measure(seed: int, share: float, loss_fn: ta.DenseTextureAlignmentLoss) -> d
     true = truth(batch)
     parts = true["pred_mano_params"]
     pose = rotation_vectors(torch.cat([parts["global_orient"], parts["hand_pose"]], dim=1))
-    placed = fitting.parameters_of_pose(model, pose, true["pred_cam_t"])
-    noisy = fitting.disturbed(placed, torch.Generator().manual_seed(seed))
+    placed = parameters_of_pose(model, pose, true["pred_cam_t"])
+    noisy = disturbed(placed, torch.Generator().manual_seed(seed))
     mixed = [torch.lerp(a, b, share) for a, b in zip(placed.tensors(), noisy.tensors())]
     angles, orientation, translation, _ = mixed
     vertices = model(model.pose_from_angles(angles, orientation), parts["betas"]).vertices
@@ -92,7 +99,7 @@ def cam_of(translation: Tensor) -> Tensor:
 def main() -> None:
     """Print the table and write it down."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "hamer_weight.json")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "results" / "hamer_weight.json")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     surface, encoder = ta.HandSurface.mano(), ta.UVTextureEncoder.from_pretrained()

@@ -1,6 +1,6 @@
 """The table of a comparison, from what evaluate_hamer.py left: both arms, and their paired difference.
 
-    python benchmarks/full_scale/score_arms.py results --base baseline --arm texalign --also released authors \
+    python experiments/hamer/score_arms.py results --base baseline --arm texalign --also released authors \
         --freihand FreiHAND_pub_v2_eval [--ho3d FOLDER] --output table.json
 
 The arms are the folders ``baseline-SEED`` and ``texalign-SEED``, as many seeds of each; `--also` names folders of
@@ -26,15 +26,17 @@ from typing import Any
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
+from freihand_scores import freihand_scores
+
 from recording import table, write_json
-from texalign import metrics
 from texalign._internal import expect
+from texalign.metrics import correct_joints
 
 HINT = {"NEWDAYS": "New Days", "EPICK": "VISOR", "EGO4D": "Ego4D"}
 JOINTS = {"ALL": "all", "VIS": "visible", "OCC": "occluded"}
 PCK = (0.05, 0.1, 0.15)
-ALIGNED = {  # of `metrics.freihand_scores`, and their names in the table
+ALIGNED = {  # of `freihand_scores`, and their names in the table
     "pa_mpjpe_mm": "PA-MPJPE, mm",
     "pa_mpvpe_mm": "PA-MPVPE, mm",
     "pa_f_5mm": "F@5 mm",
@@ -72,7 +74,7 @@ def hint_scores(folder: Path, dataset: str) -> dict[str, Scores]:
     written = _written(folder, dataset)
     scores = {}
     for threshold in PCK:
-        correct = metrics.correct_joints(predicted, true, box_size, threshold, known).nan_to_num().numpy()
+        correct = correct_joints(predicted, true, box_size, threshold, known).nan_to_num().numpy()
         found = Scores(100 * correct, known.double().numpy(), kept["imgname"])
         theirs = written[f"kpAvg_pck_{threshold}"]
         # A joint that never occurs makes theirs NaN.
@@ -101,7 +103,7 @@ def point_scores(folder: Path, dataset: str, truth_folder: Path) -> dict[str, Sc
     counts = [len(names), len(joints), len(true_joints)]
     expect(len(set(counts)) == 1, "score_arms", f"as many samples in {folder} and {truth_folder}", counts)
     parts = (part.split(64) for part in (joints, true_joints, vertices, true_vertices))
-    batches = [metrics.freihand_scores(*batch) for batch in zip(*parts)]
+    batches = [freihand_scores(*batch) for batch in zip(*parts)]
     # HO3D's frames lie in a folder for each sequence.
     drawn_with = np.array([str(Path(name).parent) for name in names]) if dataset.startswith("HO3D") else names
     scores = {}

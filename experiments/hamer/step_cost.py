@@ -1,7 +1,7 @@
 """What a training step of HaMeR costs with the loss and without, on this machine, and the hours that so many take.
 
-    HAMER_ROOT=… python benchmarks/full_scale/step_cost.py --network full --batch 8 --precision 16-mixed --batches 50000
-    python benchmarks/full_scale/step_cost.py --network stand-in      # no checkout, for a look at the script itself
+    HAMER_ROOT=… python experiments/hamer/step_cost.py --network full --batch 8 --precision 16-mixed --batches 50000
+    python experiments/hamer/step_cost.py --network stand-in      # no checkout, for a look at the script itself
 
 HaMeR's own ``training_step``, under Lightning, both optimisers included, on one device. One network takes steps with
 the loss and without in turn (ABBA), so that whatever else the machine does is shared by both. The images are
@@ -28,8 +28,8 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
+sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
+sys.path.append(str(Path(__file__).resolve().parents[2] / "examples"))
 import texalign as ta
 from recording import environment, table, write_json
 from renderer import peak_memory
@@ -158,7 +158,7 @@ def measure(
     trainer.fit(model, torch.utils.data.DataLoader(batches, batch_size=None))
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "renderer": select_backend("auto", model.device).__name__.rpartition("._")[2],
+        "renderer": select_backend("auto", model.device).name,
         "milliseconds": {kind: [1000 * each for each in values] for kind, values in steps.seconds.items()},
         "peak_MiB": steps.peak_mib,
     }

@@ -1,12 +1,13 @@
 """Does training with the loss make a better network?
 
-    python benchmarks/training real | detections | synthetic [--guided] [--seeds 0 1 2] [--arms …] [--fine-tuned FOLDER]
-    python benchmarks/training tune --on real --arms … --rates 3e-4 1e-3
-    python benchmarks/training cost | pull | training-error --on real
+    python experiments/training real | detections | synthetic [--seeds 0 1 2] [--arms …] [--fine-tuned FOLDER]
+    python experiments/training tune --on real --arms … --rates 3e-4 1e-3
+    python experiments/training cost | pull | training-error --on real
 
-A table's command trains what is missing, prints the table and writes it to benchmarks/results/training_NAME.json. It
-can be stopped at any time: the same command goes on from the last epoch that was kept. `--show` takes only what is
-finished. Photographs are read from the folder named by TEXALIGN_REAL_DATA.
+The networks are shown an image and a detector's keypoints. A table's command trains what is missing, prints the table
+and writes it to experiments/results/training_NAME.json. It can be stopped at any time: the same command goes on from
+the last epoch that was kept. `--show` takes only what is finished. Photographs are read from the folder named by
+TEXALIGN_REAL_DATA.
 """
 
 from __future__ import annotations
@@ -19,59 +20,46 @@ from pathlib import Path
 
 import torch
 
-BENCHMARKS = Path(__file__).parent.parent
-# Run as a folder, python finds this folder's files only.
-sys.path.insert(0, str(BENCHMARKS))
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
-from recording import environment, table, write_json  # noqa: E402
-from training.arms import ARMS, FULL, SILHOUETTE, WEAK, WEIGHTS  # noqa: E402
-from training.commands import Data, Experiment, load_priors, usable_arms  # noqa: E402
-from training.overlays import write_overlays  # noqa: E402
-from training.pull import every_other_group, pull_table  # noqa: E402
-from training.real_samples import TRAIN, TUNE_TRAIN, TUNE_VALIDATE, VALIDATE, real_samples  # noqa: E402
-from training.settings import Settings  # noqa: E402
-from training.synthetic_samples import TEST_SEED, TRAIN_SEED, TUNE_SEED, synthetic_samples  # noqa: E402
-from training.train import words_of  # noqa: E402
-from training.training_error import training_error_table  # noqa: E402
+from recording import environment, table, write_json
+from training.arms import ARMS, WEAK, WEIGHTS
+from training.commands import Data, Experiment, load_priors, usable_arms
+from training.overlays import write_overlays
+from training.pull import every_other_group, pull_table
+from training.real_samples import TRAIN, TUNE_TRAIN, TUNE_VALIDATE, VALIDATE, real_samples
+from training.settings import Settings
+from training.synthetic_samples import TEST_SEED, TRAIN_SEED, TUNE_SEED, synthetic_samples
+from training.train import words_of
+from training.training_error import training_error_table
 
-SYNTHETIC = Settings(
-    batch_size=16,
-    shifted=False,
-    first_epochs=6,
-    second_epochs=2,
-    ramp_epochs=0.2,
-    keypoint_scale=6.0,
-    first_rate=6e-4,
-)
-# By kind of images, and whether networks are guided: these learn sooner.
+EXPERIMENTS = Path(__file__).resolve().parents[1]
+# By kind of images. On generated ones, terms on pixels weigh a third of what they do on photographs: `tune` found so
+# for the texture.
 SETTINGS = {
-    ("real", False): Settings(),
-    ("synthetic", False): SYNTHETIC,
-    ("real", True): Settings(
-        first_epochs=2,
-        second_epochs=8,
-        ramp_epochs=2,
-        first_rate=3e-4,
-        rehearsed=4,
-        corrections=8,
-        silhouette_weight=24.0,
+    "real": Settings(),
+    "synthetic": Settings(
+        batch_size=16,
+        shifted=False,
+        second_epochs=1,
+        ramp_epochs=0.2,
+        first_rate=6e-4,
+        rehearsed=0,
+        corrections=5,
+        keypoint_scale=6.0,
+        texture_weight=2.0,
+        plain_weight=10.0,
+        silhouette_weight=8.0,
     ),
-    # Terms on pixels weigh a third of what they do on photographs: `tune` found so for the texture.
-    ("synthetic", True): replace(SYNTHETIC, first_epochs=2, second_epochs=1, texture_weight=2.0, plain_weight=10.0),
 }
-# By table, and whether networks are guided, found by `tune` on training frames, or on generated images of their own. Of
-# guided ones on photographs 1e-4 is better than 3e-4 (labels, mask) or level with it (texture, plain difference). Of
-# generated ones the plain difference was tuned at its former weight only, and shared textures take the texture's rate.
-IMAGE_ALONE = {**dict.fromkeys(ARMS, 1e-3), SILHOUETTE: 3e-4, FULL: 3e-4}
-GUIDED = dict.fromkeys(ARMS, 1e-4)
-GUIDED_GENERATED = {**dict.fromkeys(ARMS, 3e-4), WEAK: 6e-4}
+# By table, found by `tune` on training frames, or on generated images of their own. On photographs 1e-4 is better than
+# 3e-4 (labels, mask) or level with it (texture, plain difference). On generated images the plain difference was tuned
+# at its former weight only, and shared textures take the texture's rate.
 RATES = {
-    ("real", False): IMAGE_ALONE,
-    ("detections", False): IMAGE_ALONE,
-    ("synthetic", False): dict.fromkeys(ARMS, 6e-4),
-    ("real", True): GUIDED,
-    ("detections", True): GUIDED,
-    ("synthetic", True): GUIDED_GENERATED,
+    "real": dict.fromkeys(ARMS, 1e-4),
+    "detections": dict.fromkeys(ARMS, 1e-4),
+    "synthetic": {**dict.fromkeys(ARMS, 3e-4), WEAK: 6e-4},
 }
 TABLES = ("real", "detections", "synthetic")
 # Settings that the command line may change.
@@ -97,7 +85,7 @@ def experiment(arguments: argparse.Namespace, name: str, tuning: bool = False) -
     device = arguments.device
     priors = load_priors(arguments.fine_tuned, device)
     kind = "synthetic" if name == "synthetic" else "real"
-    settings = SETTINGS[kind, arguments.guided]
+    settings = SETTINGS[kind]
     changed = {field: value for field, value in vars(arguments).items() if field in CHANGEABLE and value is not None}
     settings = replace(settings, **changed)
 
@@ -105,27 +93,26 @@ def experiment(arguments: argparse.Namespace, name: str, tuning: bool = False) -
         folder = Path(os.environ.get("TEXALIGN_REAL_DATA", ""))
         label_seed = None if name == "detections" else seed
         train, unseen = (TUNE_TRAIN, TUNE_VALIDATE) if tuning else (TRAIN, VALIDATE)
-        size, guided = settings.image_size, arguments.guided
-        parts = (real_samples(folder, frames, label_seed, size, guided) for frames in (train, unseen))
+        size = settings.image_size
+        parts = (real_samples(folder, frames, label_seed, size) for frames in (train, unseen))
         first, second = (part.to(device) for part in parts)
         if not settings.rehearsed:
             return Data(first, second)
-        again = synthetic_samples(arguments.keep / "training", REHEARSED, TRAIN_SEED, 0, size, guided)
+        again = synthetic_samples(arguments.keep / "training", REHEARSED, TRAIN_SEED, 0, size)
         return Data(first, second, again.to(device))
 
     def generated(seed: int) -> Data:
         keep, size, unseen_seed = arguments.keep / "training", settings.image_size, TUNE_SEED if tuning else TEST_SEED
-        first = synthetic_samples(keep, arguments.images, TRAIN_SEED, seed, size, arguments.guided)
-        second = synthetic_samples(keep, arguments.unseen, unseen_seed, seed, size, arguments.guided)
+        first = synthetic_samples(keep, arguments.images, TRAIN_SEED, seed, size)
+        second = synthetic_samples(keep, arguments.unseen, unseen_seed, seed, size)
         return Data(first.to(device), second.to(device))
 
     data = photographs if kind == "real" else generated
     folder = f"{name} tuning" if tuning else name
     if kind == "synthetic":
         folder += f", {arguments.images} and {arguments.unseen}"
-    folder += ", guided" if arguments.guided else ""
     block = FRAMES_A_BLOCK if kind == "real" else settings.neighbours
-    rates = dict(RATES[name, arguments.guided] if arguments.rate is None else dict.fromkeys(ARMS, arguments.rate))
+    rates = dict(RATES[name] if arguments.rate is None else dict.fromkeys(ARMS, arguments.rate))
     if arguments.weak_rate is not None:
         rates[WEAK] = arguments.weak_rate
     results = None if tuning else arguments.results
@@ -137,7 +124,6 @@ def arguments_of(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("what", choices=(*TABLES, "tune", "cost", "pull", "training-error", "overlays"))
     parser.add_argument("--on", choices=TABLES, default="real", help="the table that the other words are for")
-    parser.add_argument("--guided", action="store_true", help="networks are shown a detector's keypoints as well")
     parser.add_argument("--arms", nargs="+", choices=ARMS)
     parser.add_argument("--against", choices=ARMS, default=WEAK, help="the arm that a table compares with")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -148,8 +134,8 @@ def arguments_of(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=20_000, help="synthetic ones to train on")
     parser.add_argument("--unseen", type=int, default=2_000, help="synthetic ones to test on")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--keep", type=Path, default=BENCHMARKS / "unfinished", help="folder of unfinished things")
-    finished = BENCHMARKS / "results" / "training_runs"
+    parser.add_argument("--keep", type=Path, default=EXPERIMENTS / "unfinished", help="folder of unfinished things")
+    finished = EXPERIMENTS / "results" / "training_runs"
     parser.add_argument("--results", type=Path, default=finished, help="folder of the tables' finished runs")
     parser.add_argument("--output", type=Path, help="of the table; for overlays a folder outside the repository")
     parser.add_argument("--show", action="store_true", help="only what is finished; written if --output is given")
@@ -163,7 +149,6 @@ def arguments_of(words: list[str] | None = None) -> argparse.Namespace:
 
 def result_file(name: str, arguments: argparse.Namespace) -> Path:
     """Of a table that is not told where to go: no two kinds of table share one."""
-    guided = "_guided" if arguments.guided else ""
     weights = (field for field in WEIGHTS.values() if field in CHANGEABLE)
     default = arguments_of(["real"])
     changed = ""
@@ -171,7 +156,7 @@ def result_file(name: str, arguments: argparse.Namespace) -> Path:
         value = getattr(arguments, field)
         changed += "" if value == getattr(default, field) else f"_{field}_{value:g}"
     against = "" if arguments.against == default.against else f"_against_{words_of(arguments.against)}"
-    return BENCHMARKS / "results" / f"training_{name}{guided}{changed}{against}.json"
+    return EXPERIMENTS / "results" / f"training_{name}{changed}{against}.json"
 
 
 def main() -> None:
@@ -180,7 +165,7 @@ def main() -> None:
     torch.set_num_threads(1)
     name = arguments.what if arguments.what in TABLES else arguments.on
     made = experiment(arguments, name, tuning=arguments.what == "tune")
-    arms = arguments.arms or usable_arms(made.priors)
+    arms = arguments.arms or (list(ARMS) if arguments.show else usable_arms(made.priors))
     if arguments.what == "cost":
         print(table(made.seconds_per_step(arms)))
         print(f"{len(arguments.seeds)} seeds: {made.hours(arms, len(arguments.seeds)):.1f} CPU hours")

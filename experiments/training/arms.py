@@ -7,13 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from stand_ins import PlainDifference, mask_difference, short_of_wrist
 from torch import Tensor, nn
 from torch.nn import functional
 
 import texalign as ta
-from texalign.hand import HandModel, anatomy_loss, keypoint_loss
-from texalign.hand.fitting import KEYPOINT_WEIGHT
+from fits.stand_ins import PlainDifference, mask_difference, short_of_wrist
+from texalign.hand import KEYPOINT_WEIGHT, HandModel, anatomy_loss, keypoint_loss
 from training.network import Prediction
 from training.samples import Batch
 from training.settings import Settings

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchmetrics.functional.image import structural_similarity_index_measure
 
 import texalign as ta
 from texalign.metrics import (
@@ -19,7 +20,6 @@ from texalign.metrics import (
     psnr_db,
     root_relative_mpjpe_mm,
     root_relative_mpvpe_mm,
-    ssim,
 )
 from training.network import HandNetwork, Prediction
 from training.samples import Batch, Samples, as_they_are
@@ -145,5 +145,14 @@ def of_image(batch: Batch, prediction: Prediction, loss_fn: ta.DenseTextureAlign
             "IoU": counted(mask_iou(covered, batch.mask), seen),
             "boundary F": counted(boundary_f_score(covered, batch.mask), seen),
             "PSNR in the mask, dB": counted(psnr_db(drawn, batch.image, batch.mask), seen),
-            "SSIM in the mask": counted(ssim(drawn, batch.image, batch.mask), seen),
+            "SSIM in the mask": counted(ssim_in(batch.mask, drawn, batch.image), seen),
         }
+
+
+def ssim_in(mask: Tensor, drawn: Tensor, image: Tensor) -> Tensor:
+    """(B,) mean over the mask of the structural similarity of images (B, 3, H, W), taken as equal outside of it."""
+    inside = mask > 0.5
+    _, similarity = structural_similarity_index_measure(
+        torch.where(inside, drawn, image), image, data_range=1.0, reduction="none", return_full_image=True
+    )
+    return (similarity * inside).sum(dim=(1, 2, 3)) / (image.shape[1] * inside.sum(dim=(1, 2, 3)))

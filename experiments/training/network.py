@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import texalign as ta
-from texalign.hand import FINGERS_UP, HandModel, HandParameters, resting, rotation_matrices
-from texalign.hand.fitting import FITTED_SHAPE
+from texalign.hand import FINGERS_UP, FITTED_SHAPE, HandModel, HandParameters, resting, rotation_matrices
 
 # Metres: how far the joints of a relaxed hand lie from their middle, root mean square.
 SPREAD = 0.06

@@ -11,10 +11,10 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-from stand_ins import MeanColour
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fits.stand_ins import MeanColour
 from texalign.hand import HandModel, fit_to_joints, pose_hand
 from texalign.metrics import point_error
 from training.arms import TEXTURE, Term, make_term

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from real_refinement import known, noisy_labels
 from torch import Tensor
 
+from fits.real_refinement import known, noisy_labels
 from texalign.photographs import Photographs, read_photographs
 from training.order import seeded
 from training.samples import Samples
@@ -20,10 +20,8 @@ TRAIN, VALIDATE = range(0, 298), range(318, 398)
 TUNE_TRAIN, TUNE_VALIDATE = range(0, 238), (*range(258, 281), *range(287, 298))
 
 
-def real_samples(
-    folder: Path, frames: Sequence[int], seed: int | None, size: int = 128, guided: bool = False
-) -> Samples:
-    """Some frames, with noisy labels of a seed or, without one, a detector's; for guided networks with the latter too.
+def real_samples(folder: Path, frames: Sequence[int], seed: int | None, size: int = 128) -> Samples:
+    """Some frames with a detector's keypoints to show, and with noisy labels of a seed or, without one, those too.
 
     The noise is drawn once for each frame number, whatever frames are asked for: true joints plus 6 px and 10 %
     outliers of 20 px, on frames of 256 pixels.
@@ -38,7 +36,7 @@ def real_samples(
         camera=photographs.camera,
         keypoints=keypoints,
         joints=known(photographs.joints),
-        detections=photographs.keypoints if guided else None,
+        detections=photographs.keypoints,
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Settings:
-    """The same for all arms of a table, but the rate.
+    """The same for all arms of a table, but the rate. The defaults are those of photographs.
 
     Training has two stages. In the first every arm learns from its labels alone, so that arms with the same labels
     share it; its rate is constant. In the second the arm's own term is added, its weight rising over the first epochs:
@@ -25,31 +25,31 @@ class Settings:
         rehearsed: generated images with full labels in every step, beside the batch, a multiple of neighbours: what was
             learned on them is not forgotten (rehearsal). 0 for none.
         corrections: how often networks that are shown keypoints correct themselves.
-        keypoint_scale: pixels, see `texalign.fitting.keypoint_loss`; begins at a quarter of the image.
+        keypoint_scale: pixels, see `texalign.hand.keypoint_loss`; begins at a quarter of the image.
         loss_size: pixels at which terms on images are computed.
         token_count: observations that the prior is shown of each image.
-        texture_weight, plain_weight, silhouette_weight, space_weight: of the arms' terms. After the first stage the
-            second and third have gradients of about the same length at the vertices, a third of the keypoint term's at
-            the joints; the texture's is twice as long: `tune` found 6 better than 3 and 12.
+        texture_weight, plain_weight, silhouette_weight, space_weight: of the arms' terms. With a silhouette
+            weight of 8, the second and third have gradients of about the same length at the vertices, a third of the
+            keypoint term's at the joints; the texture's is twice as long: `tune` found 6 better than 3 and 12.
     """
 
     image_size: int = 128
     batch_size: int = 8
     neighbours: int = 4
     shifted: bool = True
-    first_epochs: int = 40
-    second_epochs: int = 30
-    ramp_epochs: float = 3
-    first_rate: float = 1e-3
+    first_epochs: int = 2
+    second_epochs: int = 8
+    ramp_epochs: float = 2
+    first_rate: float = 3e-4
     start: str | None = None
-    rehearsed: int = 0
-    corrections: int = 5
+    rehearsed: int = 4
+    corrections: int = 8
     keypoint_scale: float = 4.0
     loss_size: int = 96
     token_count: int = 256
     texture_weight: float = 6.0
     plain_weight: float = 30.0
-    silhouette_weight: float = 8.0
+    silhouette_weight: float = 24.0
     space_weight: float = 2.0
 
 

@@ -27,13 +27,12 @@ FLESH = 0.02
 TRAIN_SEED, TEST_SEED, TUNE_SEED, DETECTOR_SEED = 31_000, 32_000, 33_000, 34_000
 
 
-def synthetic_samples(
-    keep: Path, count: int, data_seed: int, label_seed: int, size: int = 128, guided: bool = False
-) -> Samples:
+def synthetic_samples(keep: Path, count: int, data_seed: int, label_seed: int, size: int = 128) -> Samples:
     """`count` right hands, four views of each, as `texalign.synthetic.generate` draws them.
 
     Things, other hands and padding hide three joints or more of a third of the hands; nothing is added to that. To
-    train on, every other chunk shows gestures; those to test on do not.
+    train on, every other chunk shows gestures; those to test on do not. The keypoints to show are the true ones with
+    another draw of the labels' noise.
 
     Args:
         keep: images of this seed are kept here, in chunks, and found again.
@@ -41,7 +40,6 @@ def synthetic_samples(
         data_seed: of the images.
         label_seed: of the labels' noise: 2 px, and 10 % outliers of 20 px.
         size: pixels.
-        guided: with a detector's keypoints too: the true ones with another draw of the same noise.
     """
     if count % VIEWS:
         raise ValueError(f"synthetic_samples: expected a multiple of {VIEWS} images, got {count}")
@@ -49,7 +47,7 @@ def synthetic_samples(
         chunk_of(keep / f"images {data_seed} {size}", data_seed, number, size) for number in range(-(-count // CHUNK))
     ]
     samples = joined(chunks).select(torch.arange(count))
-    detections = labels(samples.keypoints, size / 128, DETECTOR_SEED + data_seed) if guided else None
+    detections = labels(samples.keypoints, size / 128, DETECTOR_SEED + data_seed)
     return replace(samples, keypoints=labels(samples.keypoints, size / 128, label_seed), detections=detections)
 
 

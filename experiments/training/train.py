@@ -224,6 +224,8 @@ def strength_at(run: Run, epoch: float) -> float:
 def named(run: Run) -> str:
     """A file's name: arm, rate, seed, and a digest of the settings that matter to it."""
     settings = asdict(settings_of(run.arm, run.settings))
+    # Wherever that file lies.
+    settings["start"] = settings["start"] and Path(settings["start"]).name
     return f"{words_of(run.arm)} rate {run.rate:g} seed {run.seed} {digest(json.dumps(settings).encode())[:8]}"
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from texalign._internal import expect, expect_floating
+from texalign._internal import expect, expect_floating, expect_same_device
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,6 +143,7 @@ class PinholeCamera:
         Points with z ≤ 0 are not visible; their projection is meaningless (mirrored, or infinite at z = 0).
         """
         expect_floating(points, "PinholeCamera.project", "points", (self.batch_size, "N", 3))
+        expect_same_device("PinholeCamera.project", camera=self.focal, points=points)
         homogeneous = self.homogeneous(points)
         return homogeneous[..., :2] / homogeneous[..., 2:]
 

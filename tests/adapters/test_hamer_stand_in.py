@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import pickle
 
 import pytest
@@ -25,17 +24,6 @@ def flat(batch, prefix=""):
             yield from flat(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
-
-
-def repeated(batch, times):
-    return {
-        name: repeated(value, times)
-        if isinstance(value, dict)
-        else value.repeat(times, *[1] * (value.dim() - 1))
-        if isinstance(value, torch.Tensor)
-        else value * times
-        for name, value in batch.items()
-    }
 
 
 def coverage(output, pixel_offset=0.5):
@@ -102,6 +90,10 @@ def test_output_has_the_networks_keys_shapes_and_dtypes(hamer):
     assert {name: tuple(value.shape) for name, value in flat(output)} == expected
     assert {value.dtype for _, value in flat(output)} == {F32}
     assert set(output["focal_length"].flatten().tolist()) == {5000.0}
+    camera, translation = ta.PinholeCamera.from_hamer(output["pred_cam"], pixel_offset=0.0)
+    pixels = camera.project(output["pred_keypoints_3d"] + translation[:, None])
+    torch.testing.assert_close(translation, output["pred_cam_t"])
+    torch.testing.assert_close(256 * (output["pred_keypoints_2d"] + 0.5), pixels, rtol=1e-4, atol=1e-2)
     loss = model.compute_loss(batch, output, train=True)
     names = ["loss", "loss_keypoints_2d", "loss_keypoints_3d", *(f"loss_{name}" for name in PARAMETERS)]
     assert list(output["losses"]) == names
@@ -109,33 +101,6 @@ def test_output_has_the_networks_keys_shapes_and_dtypes(hamer):
     assert loss.requires_grad and loss.dtype == F32 and loss.item() == output["losses"]["loss"].item()
     weights = dict(zip(names[1:], (0.01, 0.05, 0.001, 0.001, 0.0005)))
     assert loss.item() == pytest.approx(sum(w * output["losses"][n].item() for n, w in weights.items()), rel=1e-5)
-
-
-def test_projection_is_that_of_the_full_crop(hamer):
-    output = hamer.make_model(0).forward_step(hamer.training_batch(2, seed=0))
-    camera, translation = ta.PinholeCamera.from_hamer(output["pred_cam"], pixel_offset=0.0)
-    pixels = camera.project(output["pred_keypoints_3d"] + translation[:, None])
-    torch.testing.assert_close(translation, output["pred_cam_t"])
-    torch.testing.assert_close(256 * (output["pred_keypoints_2d"] + 0.5), pixels, rtol=1e-4, atol=1e-2)
-
-
-def test_losses_are_sums_over_the_batch(hamer):
-    model, batch = hamer.make_model(0).eval(), hamer.training_batch(1, seed=0)
-    with torch.no_grad():
-        one, two, four = (
-            model.compute_loss(b, model.forward_step(b)).item() for b in (repeated(batch, n) for n in (1, 2, 4))
-        )
-    assert two == pytest.approx(2 * one, rel=1e-4) and four == pytest.approx(4 * one, rel=1e-4)
-
-
-def test_the_backbone_sees_the_middle_columns(hamer):
-    model, batch = hamer.make_model(0).eval(), hamer.training_batch(1, seed=0)
-    seen = []
-    model.backbone.register_forward_hook(lambda module, inputs, features: seen.append(inputs[0].shape))
-    before = model(batch)["pred_vertices"]
-    batch["img"][:, :, :, :32] = batch["img"][:, :, :, -32:] = 9.0
-    assert torch.equal(model(batch)["pred_vertices"], before)
-    assert seen == [(1, 3, 256, 192)] * 2
 
 
 @pytest.mark.parametrize("left_share", [0.0, 1.0], ids=["right", "left"])
@@ -149,13 +114,6 @@ def test_the_true_hand_lies_on_keypoints_and_mask(hamer, left_share):
     model = hamer.make_model(0)
     assert model.compute_loss(batch, output) < 2e-3 * model.compute_loss(batch, model.forward_step(batch))
     assert (output["pred_cam"][:, 0] > 4).all() and (output["pred_cam_t"][:, 2] > 2).all()
-
-
-def test_a_pixels_index_is_its_centre(hamer):
-    batch = hamer.training_batch(4, seed=0)
-    output = hamer.truth(batch)
-    area = {offset: (coverage(output, offset) - batch["mask"]).abs().sum().item() for offset in (-0.5, 0.5, 1.5)}
-    assert area[0.5] < 0.8 * area[-0.5] and area[0.5] < 0.8 * area[1.5]
 
 
 def test_mask_is_soft_and_without_a_segmentation_only_tells_padding(hamer):
@@ -185,8 +143,6 @@ def test_same_seed_same_batch(hamer):
     first, second, third = (dict(flat(hamer.training_batch(2, seed=seed))) for seed in (0, 0, 1))
     assert all(torch.equal(first[n], second[n]) if torch.is_tensor(first[n]) else True for n in first)
     assert not torch.equal(first["img"], third["img"])
-    first["img"].zero_()
-    assert torch.equal(hamer.training_batch(2, seed=0)["img"], second["img"])  # batches share no memory
 
 
 def test_first_optimiser_trains_head_and_backbone_only(hamer):
@@ -201,6 +157,7 @@ def test_first_optimiser_trains_head_and_backbone_only(hamer):
     assert (optimizer.defaults["weight_decay"], optimizer.param_groups[0]["lr"]) == (1e-4, 1e-5)
 
 
+@pytest.mark.slow
 def test_every_batch_advances_global_step_by_two(hamer, tmp_path):
     model, steps = hamer.make_model(0), []
     before = copy.deepcopy(model.state_dict())
@@ -219,32 +176,7 @@ def test_every_batch_advances_global_step_by_two(hamer, tmp_path):
     assert moved == {"backbone", "mano_head", "discriminator"}
 
 
-@pytest.mark.parametrize("limit", [None, 0.01])
-def test_gradients_are_clipped_only_where_configured(hamer, limit, tmp_path, monkeypatch):
-    model, clipped = hamer.make_model(0), []
-    if limit is not None:
-        model.cfg.TRAIN.GRAD_CLIP_VAL = limit
-    clip = torch.nn.utils.clip_grad_norm_
-
-    def counted(parameters, *arguments, **options):
-        clipped.append(len(list(parameters)))
-        return clip(parameters, *arguments, **options)
-
-    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", counted)
-    run = trainer(tmp_path, max_steps=2)
-    run.fit(model, loader(hamer.joint_batch(1, seed=0), 1))
-    assert clipped == ([] if limit is None else [len(model.get_parameters())])
-    assert ("train/grad_norm" in run.callback_metrics) == (limit is not None)
-
-
-def test_a_loss_that_is_nan_ends_the_run(hamer, tmp_path):
-    model = hamer.make_model(0)
-    original = model.compute_loss
-    model.compute_loss = lambda *arguments, **options: original(*arguments, **options) * float("nan")
-    with pytest.raises(ValueError, match="NaN"):
-        trainer(tmp_path, max_steps=2).fit(model, loader(hamer.joint_batch(1, seed=0), 1))
-
-
+@pytest.mark.slow
 def test_validation_logs_every_loss_and_leaves_pixels_in_the_batch(hamer, tmp_path):
     model, batch = hamer.make_model(0), hamer.training_batch(1, seed=0)
     before = batch["keypoints_2d"].clone()
@@ -257,57 +189,16 @@ def test_validation_logs_every_loss_and_leaves_pixels_in_the_batch(hamer, tmp_pa
     torch.testing.assert_close(batch["keypoints_2d"][..., :2], 256 * (before[..., :2] + 0.5))
 
 
-def test_under_autocast_vertices_are_rounded_float32(hamer):
-    model, batch = hamer.make_model(0).eval(), hamer.training_batch(2, seed=0)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        output = model.forward_step(batch)
-    assert output["pred_vertices"].dtype == output["pred_cam_t"].dtype == F32
-    assert output["pred_keypoints_2d"].dtype == torch.bfloat16
-    parameters = {name: value.float() for name, value in output["pred_mano_params"].items()}
-    exact = model.mano(**parameters, pose2rot=False).vertices
-    error = (output["pred_vertices"] - exact).norm(dim=-1)
-    assert 5e-5 < error.mean() < 2e-3
-
-
-def test_model_can_be_copied_pickled_and_loaded(hamer, tmp_path):
+def test_model_can_be_copied_pickled_and_loaded(hamer):
     model = hamer.make_model(0).eval()
     batch = hamer.training_batch(1, seed=0)
     expected = model(batch)["pred_vertices"]
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(twin(batch)["pred_vertices"], expected)
-    buffer = io.BytesIO()
-    torch.save({"state_dict": model.state_dict()}, buffer)
     other = hamer.make_model(1).eval()
     assert not torch.equal(other(batch)["pred_vertices"], expected)
-    buffer.seek(0)
-    other.load_state_dict(torch.load(buffer)["state_dict"], strict=True)
+    other.load_state_dict(model.state_dict(), strict=True)
     assert torch.equal(other(batch)["pred_vertices"], expected)
-
-
-def test_stand_in_without_a_discriminator_counts_every_batch_once(stand_in_hamer, tmp_path):
-    import hamer_stand_in
-
-    config = hamer_stand_in.default_config()
-    config.LOSS_WEIGHTS.ADVERSARIAL = 0
-    model = hamer_stand_in.StandInHAMER(config)
-    run = trainer(tmp_path, max_epochs=1)
-    run.fit(model, loader(stand_in_hamer.joint_batch(1, seed=0), 2))
-    assert run.global_step == 2
-
-
-def test_a_short_step_down_its_gradient_lowers_the_stand_ins_loss(stand_in_hamer):
-    """By what the gradient says: 1 % of the loss, from any weights, far above rounding, and short."""
-    model, batch = stand_in_hamer.make_model(0).eval(), stand_in_hamer.training_batch(4, seed=0)
-    before = model.compute_loss(batch, model.forward_step(batch))
-    parameters = list(model.get_parameters())
-    gradients = torch.autograd.grad(before, parameters, allow_unused=True)
-    steepness = sum(gradient.square().sum() for gradient in gradients if gradient is not None)
-    with torch.no_grad():
-        for parameter, gradient in zip(parameters, gradients):
-            if gradient is not None:
-                parameter -= 0.01 * before / steepness * gradient
-        after = model.compute_loss(batch, model.forward_step(batch))
-    assert 0.98 * before < after < 0.995 * before
 
 
 def test_both_loaders_make_the_same_batch(stand_in_hamer, real_hamer):

@@ -14,8 +14,8 @@ from texalign.adapters import (
     translation_from_joints,
     weak_perspective,
 )
-from texalign.loss import LossInputs
 
+SIZE = 64
 HALF = (0.5, 0.5, 0.5)
 MIRROR = torch.tensor([-1.0, 1.0, 1.0])
 
@@ -44,7 +44,7 @@ def drawn(vertices, camera, texture, size):
     )
 
 
-def perturbed(vertices, metres=0.02):
+def perturbed(vertices, metres):
     """Turned by 20° in the image's plane, and moved."""
     cosine, sine = 0.94, 0.342
     turn = vertices.new_tensor([[cosine, -sine, 0.0], [sine, cosine, 0.0], [0.0, 0.0, 1.0]])
@@ -53,29 +53,58 @@ def perturbed(vertices, metres=0.02):
 
 
 @pytest.fixture(scope="module")
-def losses():
-    """A function from a size to the loss of images of it, one value a sample."""
-    surface, encoder = ta.HandSurface.mano(), ta.UVTextureEncoder.from_pretrained()
-    made = {}
-
-    def of(size):
-        if size not in made:
-            renderer = ta.TexturedHandRenderer(surface, size, backend="torch")
-            made[size] = ta.DenseTextureAlignmentLoss(renderer, encoder, token_count=256, reduction="none")
-        return made[size]
-
-    return of
+def loss_fn():
+    return ta.DenseTextureAlignmentLoss.from_pretrained(image_size=SIZE, token_count=256, reduction="none")
 
 
-def check_loss_and_gradient(loss_fn, adapt, vertices, outputs):
-    """Lower at the truth than beside it by 0.3 on average; a gradient at the vertices and at the camera's outputs."""
+def parallel_case(adapt, mean_std, order=None, bgr=False):
+    vertices, cam, image = far_hands(SIZE)
+    image = normalised(image, *mean_std)
+    image = image.flip(1) if bgr else image
+    options = {} if order is None else {"vertex_order": order.argsort()}
+    vertices = vertices if order is None else vertices[:, order]
+    return lambda v, c: adapt(v, c, image, **options), vertices, cam
+
+
+def root_relative_case(batch, image, root):
+    calib = torch.eye(4).repeat(4, 1, 1)
+    calib[:, [0, 1], [0, 1]], calib[:, :2, 2] = batch.camera.focal, batch.camera.principal - 0.5
+    image = normalised(image, HALF, HALF)
+    return lambda v, r: root_relative(v, r, calib, image), (batch.vertices - root[:, None]) / 0.2, root
+
+
+def full_image_case(batch, image, root):
+    """The same camera, told as a crop of b pixels somewhere in a photograph."""
+    box, img_center = torch.tensor([180.0, 256.0, 300.0, 128.0]), torch.full((4, 2), 5000.0)
+    focal = batch.camera.focal[:, 0] * box / SIZE
+    center = img_center - batch.camera.principal * (box / SIZE)[:, None] + box[:, None] / 2
+    image = normalised(image, IMAGENET_MEAN, IMAGENET_STD)
+    adapt = lambda v, t: full_image(v, t, image, center, box / 200, focal, img_center)  # noqa: E731
+    return adapt, batch.vertices - root[:, None], root
+
+
+@pytest.mark.parametrize("name", ["orthographic", "weak_perspective", "root_relative", "full_image"])
+def test_the_loss_is_lower_at_the_truth_and_its_gradient_reaches_what_the_network_predicts(name, loss_fn):
+    if name == "orthographic":
+        adapt, vertices, output = parallel_case(orthographic, (IMAGENET_MEAN, IMAGENET_STD))
+    elif name == "weak_perspective":
+        order = torch.randperm(778, generator=torch.Generator().manual_seed(1))
+        adapt, vertices, output = parallel_case(weak_perspective, (HALF, HALF), order, bgr=True)
+    else:
+        batch = synthetic.generate(4, SIZE, torch.Generator().manual_seed(8)).canonical()
+        image, root = drawn(batch.vertices, batch.camera, batch.texture, SIZE), batch.joints[:, 0]
+        case = root_relative_case if name == "root_relative" else full_image_case
+        adapt, vertices, output = case(batch, image, root)
+    metres = 0.1 if name == "root_relative" else 0.02  # MobRecon's unit is 0.2 m
     with torch.no_grad():
-        truth = loss_fn(*adapt(vertices, *outputs), generator=torch.Generator().manual_seed(0))
-        beside = loss_fn(*adapt(perturbed(vertices), *outputs), generator=torch.Generator().manual_seed(0))
+        truth, beside = (
+            loss_fn(*adapt(v, output), generator=torch.Generator().manual_seed(0))
+            for v in (vertices, perturbed(vertices, metres))
+        )
     assert (beside - truth).mean() > 0.3
-    vertices, *outputs = (value.clone().requires_grad_() for value in (perturbed(vertices), *outputs))
-    loss_fn(*adapt(vertices, *outputs)).sum().backward()
-    for value in (vertices, *outputs):
+    vertices, output = (value.clone().requires_grad_() for value in (perturbed(vertices, metres), output))
+    loss_fn(*adapt(vertices, output)).sum().backward()
+    for value in (vertices, output):
         assert torch.isfinite(value.grad).all() and value.grad.flatten(1).norm(dim=1).gt(0).all()
 
 
@@ -117,19 +146,14 @@ class TestOrthographic:
         torch.testing.assert_close(inputs.image, image)
         assert inputs.mask is mask and inputs.valid.unique().tolist() == [0.5]
 
-    def test_skips_a_camera_that_is_none(self, losses):
-        vertices, cam, image = far_hands(64)
+    def test_skips_a_camera_that_is_none(self, loss_fn):
+        vertices, cam, image = far_hands(SIZE)
         cam = torch.cat([torch.tensor([[-1.0, 0, 0], [0.0, 0, 0], [torch.nan, 0, 0]]), cam[3:]]).requires_grad_()
         image = normalised(image, IMAGENET_MEAN, IMAGENET_STD)
-        value, details = losses(64)(*orthographic(vertices, cam, image), return_details=True)
+        value, details = loss_fn(*orthographic(vertices, cam, image), return_details=True)
         assert details.skipped.tolist() == [True, True, True, False] and torch.isfinite(value).all()
         value.sum().backward()
         assert (cam.grad[:3] == 0).all() and cam.grad[3].norm() > 0
-
-    def test_loss_and_gradient(self, losses):
-        vertices, cam, image = far_hands(224)
-        image = normalised(image, IMAGENET_MEAN, IMAGENET_STD)
-        check_loss_and_gradient(losses(224), lambda v, c: orthographic(v, c, image), vertices, [cam])
 
 
 class TestWeakPerspective:
@@ -147,13 +171,9 @@ class TestWeakPerspective:
         inputs = weak_perspective(torch.zeros(1, 778, 3), torch.ones(1, 3), normalised(image.flip(1), HALF, HALF))
         torch.testing.assert_close(inputs.image, image)
         # Mean and deviation are in the image's own order.
-        inputs = weak_perspective(
-            torch.zeros(1, 778, 3),
-            torch.ones(1, 3),
-            normalised(image.flip(1), (0.1, 0.2, 0.3), (1.0, 2.0, 3.0)),
-            mean=(0.1, 0.2, 0.3),
-            std=(1.0, 2.0, 3.0),
-        )
+        own = {"mean": (0.1, 0.2, 0.3), "std": (1.0, 2.0, 3.0)}
+        image_in = normalised(image.flip(1), *own.values())
+        inputs = weak_perspective(torch.zeros(1, 778, 3), torch.ones(1, 3), image_in, **own)
         torch.testing.assert_close(inputs.image, image)
 
     def test_orders_vertices(self):
@@ -165,18 +185,6 @@ class TestWeakPerspective:
         torch.testing.assert_close(moved[..., :2], vertices[:, [4, 0, 2], :2])
         with pytest.raises(ValueError, match="vertex_order below 5, got 9"):
             weak_perspective(vertices, torch.ones(1, 3), torch.zeros(1, 3, 32, 32), vertex_order=torch.tensor([9]))
-
-    def test_loss_and_gradient(self, losses):
-        vertices, cam, image = far_hands(224)
-        order = torch.randperm(778, generator=torch.Generator().manual_seed(1))
-        back = order.argsort()
-        image = normalised(image, HALF, HALF).flip(1)
-        check_loss_and_gradient(
-            losses(224),
-            lambda v, c: weak_perspective(v, c, image, vertex_order=back),
-            vertices[:, order],
-            [cam],
-        )
 
 
 class TestRootRelative:
@@ -223,19 +231,6 @@ class TestRootRelative:
         with pytest.raises(ValueError, match=r"expected calib \(2, 8, 4\) or \(2, 6, 3\), got \(2, 4, 4\)"):
             root_relative(torch.zeros(2, 778, 6), torch.zeros(2, 6), torch.zeros(2, 4, 4), torch.zeros(2, 6, 16, 16))
 
-    def test_loss_and_gradient(self, losses):
-        batch = synthetic.generate(4, 128, torch.Generator().manual_seed(8)).canonical()
-        root = batch.joints[:, 0]
-        calib = torch.eye(4).repeat(4, 1, 1)
-        calib[:, [0, 1], [0, 1]], calib[:, :2, 2] = batch.camera.focal, batch.camera.principal - 0.5
-        image = normalised(drawn(batch.vertices, batch.camera, batch.texture, 128), HALF, HALF)
-        check_loss_and_gradient(
-            losses(128),
-            lambda v, r: root_relative(v, r, calib, image),
-            (batch.vertices - root[:, None]) / 0.2,
-            [root],
-        )
-
 
 # A photograph of 1000 × 600, its crop a square of b = 200 · 1.28 = 256 pixels around (700, 250): one crop pixel each.
 PHOTO = {
@@ -244,6 +239,7 @@ PHOTO = {
     "img_focal": torch.tensor([800.0]),
     "img_center": torch.tensor([[500.0, 300.0]]),
 }
+BLACK = torch.zeros(1, 3, 256, 256)
 
 
 class TestFullImage:
@@ -252,10 +248,7 @@ class TestFullImage:
         # 800 · 0.17 / 0.5 + 500 = 772 and 800 · (−0.05) / 0.5 + 300 = 220 in the photograph;
         # minus the corner (700 − 128, 250 − 128): (200, 98) in the crop.
         inputs = full_image(
-            torch.tensor([[[0.02, -0.01, 0.05]]]),
-            torch.tensor([[[0.15, -0.04, 0.45]]]),
-            torch.zeros(1, 3, 256, 256),
-            **PHOTO,
+            torch.tensor([[[0.02, -0.01, 0.05]]]), torch.tensor([[[0.15, -0.04, 0.45]]]), BLACK, **PHOTO
         )
         torch.testing.assert_close(inputs.camera.project(inputs.vertices)[0, 0], torch.tensor([200.0, 98.0]))
         torch.testing.assert_close(inputs.camera.principal, torch.tensor([[-72.0, 178.0]]))
@@ -263,12 +256,7 @@ class TestFullImage:
     def test_resizes_crops(self):
         # Of twice the side: everything counts half from the corner (700 − 256, 250 − 256) = (444, −6): (164, 113).
         photo = {**PHOTO, "scale": torch.tensor([2.56])}
-        inputs = full_image(
-            torch.tensor([[[0.02, -0.01, 0.05]]]),
-            torch.tensor([[0.15, -0.04, 0.45]]),
-            torch.zeros(1, 3, 256, 256),
-            **photo,
-        )
+        inputs = full_image(torch.tensor([[[0.02, -0.01, 0.05]]]), torch.tensor([[0.15, -0.04, 0.45]]), BLACK, **photo)
         torch.testing.assert_close(inputs.camera.project(inputs.vertices)[0, 0], torch.tensor([164.0, 113.0]))
         # Six rows of the photograph above its edge: the first three of the crop show nothing.
         assert torch.equal(inputs.valid[0, 0, :, 0], (torch.arange(256) >= 3).float())
@@ -286,15 +274,11 @@ class TestFullImage:
             return torch.stack([x, y, 2 * focal / (box * cam[:, 0])], dim=1)
 
         vertices = torch.tensor([[[0.02, -0.01, 0.05], [-0.03, 0.04, -0.02]]])
-        meant = full_image(
-            vertices, translation(cam, center), torch.zeros(1, 3, 256, 256), **{**PHOTO, "center": center}
-        )
+        meant = full_image(vertices, translation(cam, center), BLACK, **{**PHOTO, "center": center})
         written = torch.tensor([[2 * 500.0 - 299.0 - 1, 250.0]])
         flipped = translation(cam * MIRROR[[1, 0, 2]], written)
         before = written.clone(), flipped.clone()
-        inputs = full_image(
-            vertices, flipped, torch.zeros(1, 3, 256, 256), **{**PHOTO, "center": written}, do_flip=True
-        )
+        inputs = full_image(vertices, flipped, BLACK, **{**PHOTO, "center": written}, do_flip=True)
         torch.testing.assert_close(inputs.camera.principal, meant.camera.principal)
         torch.testing.assert_close(inputs.vertices, meant.vertices)
         assert torch.equal(written, before[0]) and torch.equal(flipped, before[1])
@@ -317,33 +301,16 @@ class TestFullImage:
         with pytest.raises(ValueError, match=r"full_image: expected center \(2, 2\), got \(1, 2\)"):
             full_image(torch.zeros(2, 778, 3), torch.zeros(2, 3), torch.zeros(2, 3, 64, 64), **PHOTO)
 
-    def test_loss_and_gradient(self, losses):
-        size = 128
-        batch = synthetic.generate(4, size, torch.Generator().manual_seed(8)).canonical()
-        image = normalised(drawn(batch.vertices, batch.camera, batch.texture, size), IMAGENET_MEAN, IMAGENET_STD)
-        # The same camera, told as a crop of b pixels somewhere in a photograph.
-        box = torch.tensor([180.0, 256.0, 300.0, 128.0])
-        focal = batch.camera.focal[:, 0] * box / size
-        img_center = torch.full((4, 2), 5000.0)
-        center = img_center - batch.camera.principal * (box / size)[:, None] + box[:, None] / 2
-        root = batch.joints[:, 0]
-        check_loss_and_gradient(
-            losses(size),
-            lambda v, t: full_image(v, t, image, center, box / 200, focal, img_center),
-            batch.vertices - root[:, None],
-            [root],
-        )
-
 
 class TestTranslationFromJoints:
     def test_finds_where_the_hand_stands(self):
-        batch = synthetic.generate(8, 128, torch.Generator().manual_seed(5))
+        batch = synthetic.generate(8, 16, torch.Generator().manual_seed(5))
         root = batch.joints[:, :1]
         pixels = batch.camera.project(batch.joints)
         found = translation_from_joints(batch.joints - root, pixels, batch.camera)
         moved = batch.camera.project(batch.joints - root + found[:, None])
         torch.testing.assert_close(moved, pixels, atol=2e-2, rtol=0)
-        near = batch.camera.focal[:, 0] < 1000
+        near = batch.camera.focal[:, 0] < 125
         torch.testing.assert_close(found[near], root[near, 0], atol=1e-3, rtol=1e-3)
 
     def test_by_hand(self):
@@ -355,7 +322,7 @@ class TestTranslationFromJoints:
         )
 
     def test_leaves_joints_without_confidence_out(self):
-        batch = synthetic.generate(2, 128, torch.Generator().manual_seed(5))
+        batch = synthetic.generate(2, 16, torch.Generator().manual_seed(5))
         pixels, confidence = batch.camera.project(batch.joints), torch.ones(2, 21)
         wrong = pixels.clone()
         wrong[:, 3], confidence[:, 3] = 0.0, 0.0
@@ -364,7 +331,7 @@ class TestTranslationFromJoints:
         assert not torch.allclose(translation_from_joints(batch.joints, wrong, batch.camera), right, atol=1e-3)
 
     def test_passes_no_gradient_and_takes_nan(self):
-        batch = synthetic.generate(2, 128, torch.Generator().manual_seed(5))
+        batch = synthetic.generate(2, 16, torch.Generator().manual_seed(5))
         joints = batch.joints.clone().requires_grad_()
         assert not translation_from_joints(joints, batch.camera.project(joints), batch.camera).requires_grad
         joints = batch.joints.clone()
@@ -394,8 +361,3 @@ def test_wrong_shapes_are_named(call):
         ValueError, match=r"^(orthographic|weak_perspective|root_relative|translation_from_joints): expected"
     ):
         call(torch.zeros(2, 778, 3), torch.zeros(2, 3, 64, 64))
-
-
-def test_all_give_the_loss_its_arguments_in_order():
-    inputs = orthographic(torch.zeros(1, 778, 3), torch.ones(1, 3), torch.zeros(1, 3, 32, 32))
-    assert isinstance(inputs, LossInputs) and inputs._fields == ("vertices", "camera", "image", "mask", "valid")

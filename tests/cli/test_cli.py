@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,42 +11,33 @@ import torch
 import texalign
 from photograph_folder import write_folder
 from texalign import rasterize
-from texalign.cli import doctor, main
+from texalign.cli import doctor, doctor_command, main
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda", 0)
 
 
-@pytest.fixture(scope="module")
-def fast_demo(tmp_path_factory):
-    """A finished ``demo --fast`` in a process and a current directory of its own: folder, process."""
-    folder = tmp_path_factory.mktemp("demo")
-    (folder / "here").mkdir()
+@pytest.mark.slow
+def test_demo_prints_a_table_and_writes_its_pictures_where_it_is_told(tmp_path):
+    here = tmp_path / "here"
+    here.mkdir()
     process = subprocess.run(
         [sys.executable, "-m", "texalign", "demo", "--fast", "--output", "../pictures"],
-        cwd=folder / "here",
+        cwd=here,
         capture_output=True,
         text=True,
         timeout=600,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    return folder, process
-
-
-def test_demo_writes_its_two_pictures(fast_demo):
-    folder, process = fast_demo
     assert process.returncode == 0, process.stderr
-    pictures = folder / "pictures"
+    pictures = tmp_path / "pictures"
     assert sorted(file.name for file in pictures.iterdir()) == ["alignment.gif", "contact_sheet.png"]
-
-
-def test_demo_prints_a_table_and_where_the_pictures_are(fast_demo):
-    folder, process = fast_demo
+    assert list(here.iterdir()) == []
     lines = process.stdout.splitlines()
     assert lines[0].startswith(
         "6 unseen synthetic hands of known shape, 96 px, keypoints with 1.5 px of noise; 30 steps"
     )
-    assert lines[-1] == f"folder: {(folder / 'pictures').resolve()}"
+    assert lines[-1] == f"folder: {pictures.resolve()}"
     assert "contact_sheet.png and alignment.gif" in lines[-2]
     assert "100%" in process.stderr and "texalign demo" in process.stderr
     assert lines[1].startswith("Taken: at least 70% in sight, at most 1.5 m away. Means over all hands")
@@ -61,12 +53,6 @@ def test_demo_prints_a_table_and_where_the_pictures_are(fast_demo):
         # Values are printed with two decimals, the change with none: half a last digit of each.
         rounding = 0.5 + 100 * 0.005 * (1 + together / alone) / (alone - 0.005) + 1e-6
         assert change == pytest.approx(100 * (together / alone - 1), abs=rounding)
-
-
-def test_demo_writes_nothing_where_it_was_started(fast_demo):
-    folder, _ = fast_demo
-    assert list((folder / "here").iterdir()) == []
-    assert sorted(path.name for path in folder.iterdir()) == ["here", "pictures"]
 
 
 def test_demo_into_a_file_is_a_users_mistake(tmp_path, capsys):
@@ -118,7 +104,7 @@ def test_interruption_leaves_without_a_traceback(monkeypatch, capsys):
     def interrupt():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(doctor, "diagnose", interrupt)
+    monkeypatch.setattr(doctor_command, "diagnose", interrupt)
     assert main(["doctor"]) == 130
     assert capsys.readouterr().err == "texalign: interrupted\n"
 
@@ -143,7 +129,7 @@ def test_doctor_runs_here_and_lists_everything(capsys):
 def test_doctor_is_truthful_about_backends():
     diagnosis = doctor.diagnose()
     assert diagnosis.healthy and diagnosis.devices[0].device == CPU and diagnosis.devices[0].automatic == "torch"
-    assert len(diagnosis.backends) == len(diagnosis.devices) * len(rasterize.BACKENDS)
+    assert len(diagnosis.backends) == len(diagnosis.devices) * len(rasterize.backend_names())
     for report in diagnosis.backends:
         assert report.reason == rasterize.unavailable_reason(report.backend, report.device)
     on_cpu = next(report for report in diagnosis.backends if (report.backend, report.device) == ("nvdiffrast", CPU))
@@ -199,7 +185,7 @@ def test_doctor_rebuilds_an_nvdiffrast_that_fails_its_self_test(monkeypatch):
 
 
 def test_doctor_fails_when_the_cpu_does(monkeypatch, capsys):
-    pretend(monkeypatch, {(name, kind): "broken" for name in rasterize.BACKENDS for kind in ("cpu", "cuda")})
+    pretend(monkeypatch, {(name, kind): "broken" for name in rasterize.backend_names() for kind in ("cpu", "cuda")})
     assert main(["doctor"]) == 1
     printed = capsys.readouterr().out
     assert "torch on cpu            does not run: broken" in printed
@@ -207,13 +193,14 @@ def test_doctor_fails_when_the_cpu_does(monkeypatch, capsys):
     assert "pip install --force-reinstall torch" in printed
 
 
-def test_doctor_prefers_nvdiffrast_where_it_runs(monkeypatch):
+def test_doctor_names_the_backend_that_auto_takes(monkeypatch):
     pretend(monkeypatch, {})
-    chosen = type(sys)("texalign.rasterize.nvdiffrast_backend")
-    monkeypatch.setattr(rasterize, "_load", lambda name, device: chosen)
+    chosen = SimpleNamespace(name="nvdiffrast")
+    monkeypatch.setattr(rasterize, "select_backend", lambda name, device: {"auto": chosen}[name])
     assert doctor.automatic_backend(CUDA) == "nvdiffrast"
 
 
+@pytest.mark.slow
 def test_commands_need_no_optional_package():
     code = """
 import sys

@@ -9,47 +9,50 @@ from PIL import Image
 
 import texalign as ta
 from photograph_folder import write_folder
-from texalign.cli import demo
-from texalign.cli.demo import ALONE, START, TOGETHER
-from texalign.hand import fitting, rotation_vectors
+from texalign.cli import demo, demo_fits, demo_hands, demo_table
+from texalign.cli.demo_fits import ALONE, START, TOGETHER
+from texalign.hand import Hand, disturbed, parameters_of_pose, pose_hand, resting, rotation_vectors
 
 CELL, LABEL = 160, 22
+HANDS, SIZE, STEPS = 3, 64, 4
 
 
 @pytest.fixture(scope="module")
-def fast(tmp_path_factory):
-    return demo.run(tmp_path_factory.mktemp("fast"), fast=True, seed=3)
+def shortened():
+    """A demo of few, small hands and few steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "FAST", demo.Plan(HANDS, 2, SIZE, STEPS))
+        yield demo
 
 
 @pytest.fixture(scope="module")
-def small():
-    """Eight unseen hands, and where the two refinements bring them."""
-    hands, model, start = demo.synthetic_hands(8, 96, seed=1)
-    return hands, model, start, demo.align(model, hands, start, steps=40)
+def ran(shortened, tmp_path_factory):
+    return shortened.run(tmp_path_factory.mktemp("fast"), fast=True, seed=3)
 
 
 # --- the hands ----------------------------------------------------------------------
 
 
-def test_hands_are_in_sight_near_and_misplaced(small):
-    hands, model, start, _ = small
-    assert len(hands) == 8 and hands.image.shape == (8, 3, 96, 96)
-    assert (hands.vertices[..., 2].mean(dim=1) < demo.FARTHEST + 0.2).all()
+def test_hands_are_in_sight_near_and_misplaced():
+    hands, model, start = demo_hands.synthetic_hands(8, SIZE, seed=1)
+    assert len(hands) == 8 and hands.image.shape == (8, 3, SIZE, SIZE)
+    assert (hands.vertices[..., 2].mean(dim=1) < demo_hands.FARTHEST + 0.2).all()
     with torch.no_grad():
-        moved = (fitting.pose_hand(model, start).vertices - hands.vertices).norm(dim=-1).mean(dim=1)
+        moved = (pose_hand(model, start).vertices - hands.vertices).norm(dim=-1).mean(dim=1)
     assert moved.min() > 0.001 and moved.max() < 0.1  # metres: some 0.015 in the mean
     noise = hands.keypoints - hands.joints_image
-    assert 0.8 * 1.5 < noise.std() < 1.2 * 1.5  # 2 px at 128; five standard deviations of 336 values
+    assert 0.8 < noise.std() < 1.2  # 2 px at 128; five standard deviations of 336 values
     torch.testing.assert_close(hands.camera.project(hands.joints), hands.joints_image)
 
 
-def test_the_true_parameters_give_the_true_vertices(monkeypatch):
-    monkeypatch.setattr(demo, "disturbed", lambda parameters, generator: parameters)
-    hands, model, start = demo.synthetic_hands(5, 32, seed=2)
+def test_the_true_parameters_give_the_true_vertices_and_seeds_other_hands(monkeypatch):
+    monkeypatch.setattr(demo_hands, "disturbed", lambda parameters, generator: parameters)
+    (hands, model, start), (again, _, _), (other, _, _) = (demo_hands.synthetic_hands(3, 16, s) for s in (2, 2, 3))
     with torch.no_grad():
-        posed = fitting.pose_hand(model, start)
+        posed = pose_hand(model, start)
     torch.testing.assert_close(posed.vertices, hands.vertices, atol=1e-5, rtol=0)
     torch.testing.assert_close(posed.joints, hands.joints, atol=1e-5, rtol=0)
+    assert torch.equal(hands.image, again.image) and not torch.equal(hands.image, other.image)
 
 
 def test_angles_are_found_again_from_their_pose(hand):
@@ -57,86 +60,60 @@ def test_angles_are_found_again_from_their_pose(hand):
     angles = torch.rand(6, 15, 3, generator=generator) * torch.tensor([5.0, 2.8, 5.0]) - torch.tensor([2.5, 1.4, 2.5])
     orientation = torch.randn(6, 3, generator=generator)
     pose = rotation_vectors(hand.pose_from_angles(angles, orientation))
-    found = fitting.parameters_of_pose(hand, pose, torch.ones(6, 3))
+    found = parameters_of_pose(hand, pose, torch.ones(6, 3))
     torch.testing.assert_close(found.angles, angles, atol=1e-4, rtol=0)
     again = hand.pose_from_angles(found.angles, found.orientation)
     torch.testing.assert_close(again, hand.pose_from_angles(angles, orientation), atol=1e-4, rtol=0)
     assert found.shape.abs().sum() == 0 and found.translation.mean() == 1
     with pytest.raises(ValueError, match=r"expected pose \(B, 16, 3\), got \(6, 15, 3\)"):
-        fitting.parameters_of_pose(hand, pose[:, 1:], torch.ones(6, 3))
+        parameters_of_pose(hand, pose[:, 1:], torch.ones(6, 3))
 
 
 def test_disturbances_have_their_size(hand):
-    still = fitting.resting(hand, 4000)
-    moved = fitting.disturbed(still, torch.Generator().manual_seed(0))
+    still = resting(hand, 4000)
+    moved = disturbed(still, torch.Generator().manual_seed(0))
     spread = [(after - before).flatten(0, -2).std(dim=0) for before, after in zip(still.tensors(), moved.tensors())]
-    torch.testing.assert_close(spread[0], torch.tensor([0.15, 0.04, 0.04]), rtol=0.05, atol=0)
-    torch.testing.assert_close(spread[1], torch.full((3,), 0.06), rtol=0.05, atol=0)
-    torch.testing.assert_close(spread[2], torch.tensor([0.004, 0.004, 0.012]), rtol=0.05, atol=0)
+    # The deviation of 4000 values is known to 1.1 %.
+    torch.testing.assert_close(spread[0], torch.tensor([0.15, 0.04, 0.04]), rtol=0.06, atol=0)
+    torch.testing.assert_close(spread[1], torch.full((3,), 0.06), rtol=0.06, atol=0)
+    torch.testing.assert_close(spread[2], torch.tensor([0.004, 0.004, 0.012]), rtol=0.06, atol=0)
     assert torch.equal(still.shape, moved.shape)
 
 
-def test_other_seeds_are_other_hands():
-    first, again, other = (demo.synthetic_hands(1, 32, seed)[0].image for seed in (0, 0, 1))
-    assert torch.equal(first, again) and not torch.equal(first, other)
+# --- the fits ----------------------------------------------------------------------
 
 
-# --- the alignment ------------------------------------------------------------------
+def test_both_fits_start_at_the_same_place_and_keep_the_shape():
+    hands, model, start = demo_hands.synthetic_hands(2, SIZE, seed=1)
+    alignment = demo_fits.align(model, hands, start, steps=3)
+    for name in (ALONE, TOGETHER):
+        track = alignment.tracks[name]
+        assert len(track) == 4
+        assert torch.equal(track[0], alignment.hands[START].vertices)
+        assert torch.equal(track[-1], alignment.hands[name].vertices)
+    # No joint moves these against each other.
+    palms = [(hand.joints[:, 5] - hand.joints[:, 17]).norm(dim=-1) for hand in alignment.hands.values()]
+    for palm in palms[1:]:
+        torch.testing.assert_close(palm, palms[0], atol=1e-6, rtol=0)
 
 
-def test_the_texture_loss_brings_vertices_nearer_than_keypoints_alone(small):
-    hands, _, _, alignment = small
-    alone, together = (demo.measure(hands, alignment.hands[name]) for name in (ALONE, TOGETHER))
-    error = "vertices in the image", "px"
+@pytest.mark.slow
+def test_the_texture_loss_brings_vertices_nearer_than_keypoints_alone():
+    hands, model, start = demo_hands.synthetic_hands(8, 96, seed=1)
+    alignment = demo_fits.align(model, hands, start, steps=40)
+    alone, together = (demo_table.measure(hands, alignment.hands[name]) for name in (ALONE, TOGETHER))
     # Means over all hands differ by a seventh, whatever the seed, far more than rounding; single hands prove nothing.
-    assert together[error].mean() < alone[error].mean()
+    assert together["vertices in the image", "px"].mean() < alone["vertices in the image", "px"].mean()
     iou = "mask, intersection over union", ""
     assert together[iou].mean() > alone[iou].mean()
-
-
-def test_both_refinements_start_at_the_same_place_and_keep_the_shape(small):
-    _, model, _, alignment = small
-    first = [track[0] for track in alignment.tracks.values()]
-    assert torch.equal(first[0], first[1])
-    assert torch.equal(first[0], alignment.hands[START].vertices[: demo.MOVING])
-    for name, track in alignment.tracks.items():
-        assert len(track) == 41
-        assert torch.equal(track[-1], alignment.hands[name].vertices[: demo.MOVING])
-
-    def palm(hand):  # no joint moves these against each other
-        return (hand.joints[:, 5] - hand.joints[:, 17]).norm(dim=-1)
-
-    torch.testing.assert_close(palm(alignment.hands[START]), palm(alignment.hands[TOGETHER]), atol=1e-6, rtol=0)
-    assert model.betas.shape == (8, 10)
 
 
 # --- the table ----------------------------------------------------------------------
 
 
-def test_the_table_holds_what_the_meshes_say(fast):
-    hands = fast.hands
-    rows = {row.name: row for row in fast.rows}
-    true, joints = hands.vertices.numpy(), hands.joints.numpy()
-    focal, principal = hands.camera.focal.numpy()[:, None], hands.camera.principal.numpy()[:, None]
-    model = ta.HandSurface.mano()
-    renderer = ta.TexturedHandRenderer(model, 96)
-
-    def pixels(points):
-        return points[..., :2] / points[..., 2:] * focal + principal
-
-    for column, name in enumerate((START, ALONE, TOGETHER)):
-        vertices = fast.meshes[name].numpy()
-        absolute = 1000 * np.sqrt(((vertices - true) ** 2).sum(-1)).mean()
-        assert rows["vertices"].values[column] == pytest.approx(absolute, rel=1e-4)
-        flat = np.sqrt(((pixels(vertices) - pixels(true)) ** 2).sum(-1)).mean()
-        assert rows["vertices in the image"].values[column] == pytest.approx(flat, rel=1e-4)
-        with torch.no_grad():
-            drawn = renderer(fast.meshes[name], hands.camera, torch.ones(1, 3, 4, 4)).coverage.numpy() > 0.5
-        mask = hands.mask.numpy() > 0.5
-        iou = np.mean([(a & b).sum() / (a | b).sum() for a, b in zip(drawn, mask)])
-        assert rows["mask, intersection over union"].values[column] == pytest.approx(iou, rel=1e-4)
-    # Joints of a mesh are nearer to it than fingers are thick; the wrist's own error is taken away.
-    assert set(rows) == {
+def test_the_table_holds_what_the_meshes_say(ran):
+    hands, rows = ran.hands, {row.name: row for row in ran.rows}
+    assert list(rows) == [
         "vertices",
         "vertices, relative to the wrist",
         "vertices in the image",
@@ -144,41 +121,52 @@ def test_the_table_holds_what_the_meshes_say(fast):
         "joints, aligned (PA-MPJPE)",
         "joints in the image",
         "mask, intersection over union",
-    }
-    assert joints.shape == (6, 21, 3)
+    ]
+    true = hands.vertices.numpy()
+    focal, principal = hands.camera.focal.numpy()[:, None], hands.camera.principal.numpy()[:, None]
+    renderer = ta.TexturedHandRenderer(ta.HandSurface.mano(), SIZE)
+
+    def pixels(points):
+        return points[..., :2] / points[..., 2:] * focal + principal
+
+    for column, name in enumerate((START, ALONE, TOGETHER)):
+        vertices = ran.meshes[name].numpy()
+        absolute = 1000 * np.sqrt(((vertices - true) ** 2).sum(-1)).mean()
+        assert rows["vertices"].values[column] == pytest.approx(absolute, rel=1e-4)
+        flat = np.sqrt(((pixels(vertices) - pixels(true)) ** 2).sum(-1)).mean()
+        assert rows["vertices in the image"].values[column] == pytest.approx(flat, rel=1e-4)
+        with torch.no_grad():
+            drawn = renderer(ran.meshes[name], hands.camera, torch.ones(1, 3, 4, 4)).coverage.numpy() > 0.5
+        mask = hands.mask.numpy() > 0.5
+        iou = np.mean([(a & b).sum() / (a | b).sum() for a, b in zip(drawn, mask)])
+        assert rows["mask, intersection over union"].values[column] == pytest.approx(iou, rel=1e-4)
 
 
-def test_a_moved_hand_is_measured_by_how_far_it_is_moved(small):
-    hands = small[0]
+def test_a_moved_hand_is_measured_by_how_far_it_is_moved_at_the_joints_that_are_known(ran):
     move = torch.tensor([0.003, 0.0, 0.004])
-    moved = fitting.Hand(hands.vertices + move, hands.joints + move)
-    found = demo.measure(hands, moved)
-    torch.testing.assert_close(found["vertices", "mm"], torch.full((8,), 5.0), atol=1e-3, rtol=0)
+    moved = Hand(ran.hands.vertices + move, ran.hands.joints + move)
+    found = demo_table.measure(ran.hands, moved)
+    torch.testing.assert_close(found["vertices", "mm"], torch.full((HANDS,), 5.0), atol=1e-3, rtol=0)
     for name in ("vertices, relative to the wrist", "joints, relative to the wrist", "joints, aligned (PA-MPJPE)"):
         assert found[name, "mm"].abs().max() < 1e-2
-
-
-def test_joints_that_nobody_knows_do_not_count(small):
-    hands, _, _, alignment = small
-    some = hands.joints_image.clone()
+    some = ran.hands.joints_image.clone()
     some[:, 3] = torch.nan
-    changed = replace(hands, joints_image=some)
-    found = demo.measure(changed, alignment.hands[ALONE])["joints in the image", "px"]
+    found = demo_table.measure(replace(ran.hands, joints_image=some), moved)["joints in the image", "px"]
+    offset = ran.hands.camera.project(moved.joints) - ran.hands.joints_image
     others = [joint for joint in range(21) if joint != 3]
-    offset = hands.camera.project(alignment.hands[ALONE].joints) - hands.joints_image
     torch.testing.assert_close(found, offset[:, others].norm(dim=-1).mean(dim=1))
 
 
 # --- the pictures -------------------------------------------------------------------
 
 
-def test_the_sheet_has_a_row_for_each_hand_and_seven_columns(fast):
-    sheet = fast.files[0]
+def test_the_sheet_has_a_row_for_each_hand_and_seven_columns(ran):
+    sheet = ran.files[0]
     assert sheet.name == "contact_sheet.png"
     with Image.open(sheet) as picture:
-        assert picture.size == (LABEL + 7 * CELL, LABEL + 6 * CELL)
+        assert picture.size == (LABEL + 7 * CELL, LABEL + HANDS * CELL)
         pixels = np.asarray(picture).astype(int)
-    cells = pixels[LABEL:, LABEL:].reshape(6, CELL, 7, CELL, 3).swapaxes(1, 2)
+    cells = pixels[LABEL:, LABEL:].reshape(HANDS, CELL, 7, CELL, 3).swapaxes(1, 2)
     orange, blue, green = (255, 140, 0), (26, 217, 255), (26, 255, 51)
     for column, colour in ((1, orange), (2, blue), (3, green)):
         near = (np.abs(cells[:, column] - np.array(colour)).sum(-1) < 60).mean(axis=(1, 2))
@@ -187,35 +175,34 @@ def test_the_sheet_has_a_row_for_each_hand_and_seven_columns(fast):
     assert (cells[:, 4, 0, 0] == 217).all()
 
 
-def test_the_animation_moves_and_loops(fast):
-    with Image.open(fast.files[1]) as picture:
-        assert picture.size == (LABEL + 4 * CELL, 2 * CELL)
-        assert picture.n_frames == 16  # 30 steps by twos, and the end
+def test_the_animation_moves_and_loops(ran):
+    with Image.open(ran.files[1]) as picture:
+        assert picture.size == (LABEL + HANDS * CELL, 2 * CELL)
+        assert picture.n_frames == 3  # 4 steps by twos, and the end
         assert picture.info["loop"] == 0
         first = np.asarray(picture.convert("RGB")).astype(int)
-        picture.seek(15)
+        picture.seek(2)
         last, shown = np.asarray(picture.convert("RGB")).astype(int), picture.info["duration"]
     assert shown == 2000
-    changed = (np.abs(first - last).sum(-1) > 60)[:, LABEL:].reshape(2, CELL, 4, CELL).any(axis=(1, 3))
+    changed = (np.abs(first - last).sum(-1) > 60)[:, LABEL:].reshape(2, CELL, HANDS, CELL).any(axis=(1, 3))
     assert changed.all()  # every hand in both rows
 
 
-def test_a_seeded_demo_is_the_same_again(tmp_path):
-    first, second = (demo.run(tmp_path / name, fast=True, seed=5, count=2) for name in "ab")
-    assert first.rows == second.rows
-    for name in first.meshes:
-        assert torch.equal(first.meshes[name], second.meshes[name])
-    for one, other in zip(first.files, second.files):
+def test_a_seeded_demo_is_the_same_again(shortened, ran, tmp_path):
+    again = shortened.run(tmp_path, fast=True, seed=3)
+    assert again.rows == ran.rows
+    assert all(torch.equal(again.meshes[name], ran.meshes[name]) for name in ran.meshes)
+    for one, other in zip(again.files, ran.files):
         assert one.read_bytes() == other.read_bytes()
-    assert sorted(file.name for file in (tmp_path / "a").iterdir()) == ["alignment.gif", "contact_sheet.png"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["alignment.gif", "contact_sheet.png"]
 
 
 # --- photographs --------------------------------------------------------------------
 
 
-def test_photographs_are_fitted_from_their_keypoints_alone(tmp_path):
-    batch = write_folder(tmp_path / "photographs", count=5, size=96, seed=4, left_share=0.5)
-    summary = demo.run(tmp_path / "out", fast=True, images=tmp_path / "photographs", count=2)
+def test_photographs_are_fitted_from_their_keypoints_alone(shortened, tmp_path):
+    batch = write_folder(tmp_path / "photographs", count=5, size=SIZE, seed=4, left_share=0.5)
+    summary = shortened.run(tmp_path / "out", fast=True, images=tmp_path / "photographs")
     assert summary.hands.ids == (7, 9)  # spread evenly over 7 to 11
     torch.testing.assert_close(summary.hands.joints, batch.canonical().joints[[0, 2]], atol=1e-4, rtol=0)
     rows = {row.name: row.values for row in summary.rows}
@@ -226,25 +213,17 @@ def test_photographs_are_fitted_from_their_keypoints_alone(tmp_path):
         assert picture.size == (LABEL + 7 * CELL, LABEL + 2 * CELL)
 
 
-def test_photographs_without_truth_are_measured_by_their_keypoints(tmp_path):
+@pytest.mark.slow
+def test_photographs_without_truth_are_measured_by_their_keypoints(shortened, tmp_path):
     none = {"joints_px": None, "joints_cam_cm": None, "vertices_cam_cm": None}
-    write_folder(tmp_path / "photographs", count=1, size=64, masks=False, **none)
-    summary = demo.run(tmp_path / "out", fast=True, images=tmp_path / "photographs")
+    write_folder(tmp_path / "photographs", count=1, size=SIZE, masks=False, **none)
+    summary = shortened.run(tmp_path / "out", fast=True, images=tmp_path / "photographs", count=4)
     (row,) = summary.rows
     assert row.name == "joints to the keypoints given" and row.unit == "px"
-    # The refinement that sees nothing but keypoints stays on them.
-    assert row.values[1] < 2
+    assert row.values[1] < 2  # the fit that sees nothing but keypoints stays on them
     for file in summary.files:
         with Image.open(file) as picture:
             picture.load()
-
-
-@pytest.mark.parametrize(("ids", "count", "expected"), [((5,), 8, (5,)), (range(9), 3, (0, 3, 6)), ((4, 2), 2, (4, 2))])
-def test_photographs_are_spread_over_the_folder(ids, count, expected):
-    assert demo._spread(tuple(ids), count) == expected
-
-
-# --- users' mistakes ----------------------------------------------------------------
 
 
 def test_mistakes_are_told_before_anything_is_written(tmp_path):

@@ -1,7 +1,7 @@
 """What only a CUDA device can show; and the benchmark for it, run dry on the CPU.
 
-Also on a device: tests/test_rasterize.py (the two rasterizers against each other, and each against a brute-force
-reference), test_hand.py, test_surface.py and test_synthetic.py. The checks here are functions of a device.
+Also on a device: tests/rasterize (the two rasterizers against each other, and each against a brute-force reference),
+tests/hand, tests/surface and tests/synthetic. The checks here are functions of a device.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import texalign as ta
 from host_network import tiny_encoder
 from texalign.cli import doctor
 from texalign.hand import HandModel, sample_pose
-from texalign.rasterize import BACKENDS, select_backend, unavailable_reason
+from texalign.rasterize import backend_names, select_backend, unavailable_reason
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -30,7 +30,7 @@ import gpu_timing
 
 CPU = torch.device("cpu")
 SIZE, COUNT = 96, 3
-# The files in which a step may wait for the device (tests/test_synchronisation.py says why), and how often at most.
+# The files in which a step may wait for the device (test_synchronisation.py says why), and how often at most.
 WAITS = {"torch": ({"nearest.py", "torch_backend.py", "silhouettes.py"}, 11), "nvdiffrast": ({"silhouettes.py"}, 8)}
 
 
@@ -41,7 +41,7 @@ def cuda():
     return torch.device("cuda", 0)
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(params=backend_names())
 def name(request, cuda):
     """A backend that runs on the device."""
     reason = unavailable_reason(request.param, cuda)

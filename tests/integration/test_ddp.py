@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 import texalign as ta
 from host_network import Step, batch_of, gradients, relative_difference, step_of
 
+pytestmark = pytest.mark.slow
 SNIPPETS = Path(__file__).parents[2] / "examples" / "snippets"
 PROCESSES, SIZE = 2, 32
 # A case: settings of the loss, and where the whole batch of 4 is cut.

@@ -74,10 +74,16 @@ def test_the_site_lists_every_page():
     assert sorted(listed) == sorted(page.relative_to(DOCS).as_posix() for page in PAGES)
 
 
+def test_every_public_package_has_a_page():
+    public = {"index", "texalign", *ta._MODULES}
+    assert {page.stem for page in (DOCS / "api").glob("*.md")} == public
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["loss", "convention"])
 def test_pictures_are_made_by_the_scripts_their_page_names(kind, tmp_path):
     script = f"{kind}_pictures"
-    command = [sys.executable, str(TOP / "tools" / f"{script}.py"), "--output", str(tmp_path)]
+    command = [sys.executable, str(TOP / "tools" / "pictures" / f"{script}.py"), "--output", str(tmp_path)]
     subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300)
     made = {path.name for path in tmp_path.iterdir()}
     committed = {path.name: path for path in (DOCS / "images").glob(f"{kind}*_*.png")}
@@ -85,7 +91,7 @@ def test_pictures_are_made_by_the_scripts_their_page_names(kind, tmp_path):
     text = {page.name: page.read_text(encoding="utf-8") for page in PAGES}
     for name in made:
         pages = [page for page in text if f"images/{name}" in text[page]]
-        assert pages and all(f"tools/{script}.py" in text[page] for page in pages), name
+        assert pages and all(f"tools/pictures/{script}.py" in text[page] for page in pages), name
 
 
 def _mistakes():

@@ -12,8 +12,10 @@ import torch
 from PIL import Image
 
 import texalign as ta
-from texalign.cli import demo
+from texalign.cli import synthetic_hands
 from texalign.viz import to_uint8
+
+pytestmark = pytest.mark.slow  # every test starts the script
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "align_photo.py"
 WIDTH, HEIGHT, LEFT, TOP, SIDE = 700, 500, 330, 170, 256
@@ -34,7 +36,7 @@ def align(folder, *arguments):
 def aligned(request, tmp_path_factory):
     """A synthetic hand somewhere in a large photograph, keypoints 1.5 % off, one unknown, and what the script makes."""
     is_right, folder = request.param, tmp_path_factory.mktemp("photo")
-    hands, _, _ = demo.synthetic_hands(2, SIDE, seed=11)
+    hands, _, _ = synthetic_hands(2, SIDE, seed=11)
     hands = hands.select(torch.tensor([0 if is_right else 1]))
     image, camera, vertices = hands.image, hands.camera, hands.vertices
     generator = torch.Generator().manual_seed(0)

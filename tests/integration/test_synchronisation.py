@@ -1,17 +1,15 @@
 """What would make the host wait for a CUDA device during a training step, found on the CPU by watching what is called.
 
-A wait is allowed only where it is listed below, with its reason: a new one fails here. `tests/test_cuda.py` asks the
-device itself. One wait is out of sight from here: nvdiffrast's own rasterizer waits inside its C++ code, once a call,
+A wait is allowed only where it is listed below, with its reason: a new one fails here. `test_cuda.py` asks the device
+itself. One wait is out of sight from here: nvdiffrast's own rasterizer waits inside its C++ code, once a call,
 to see whether its buffers were large enough.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections import Counter
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -21,7 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import texalign as ta
 from host_network import batch_of, tiny_encoder
-from texalign.rasterize import nearest, silhouettes, torch_backend
+from rasterize import nvdiffrast_double
+from rasterize.own_backends import register_own_backends
+from texalign.rasterize import nearest, silhouettes
 
 PACKAGE, TORCH = str(Path(ta.__file__).parent), str(Path(torch.__file__).parent)
 
@@ -67,11 +67,11 @@ def waits(name, args, kwargs):
 
 
 def site():
-    """File and function that called torch; None inside the stand-in for nvdiffrast."""
+    """File and function that called torch; None inside the double of nvdiffrast."""
     frame, found = sys._getframe(2), None
     while frame is not None:
         file, function = frame.f_code.co_filename, frame.f_code.co_name
-        if file == __file__ and function in vars(StandInNvdiffrast):
+        if file == nvdiffrast_double.__file__:
             return None
         watching = file == __file__ and function.startswith("__torch_")
         if found is None and not file.startswith(TORCH) and not watching:
@@ -179,91 +179,10 @@ def test_the_recorder_sees_the_way_back():
     assert recorded(lambda: Peeks.apply(torch.ones(2, requires_grad=True)).sum().backward())
 
 
-# --- a stand-in for nvdiffrast ---------------------------------------------
-
-
-class StandInNvdiffrast:
-    """The three functions of `nvdiffrast.torch` that the backend calls, in plain torch, with their own conventions."""
-
-    @staticmethod
-    def rasterize(context, position, triangles, resolution):
-        height, width = resolution
-        x, y, z, w = position.unbind(-1)
-        points = torch.stack([(x + w) * width / 2, (y + w) * height / 2, w], dim=-1)
-        assert triangles.dtype == torch.int32 and position.is_contiguous() and position.dtype == torch.float32
-        found = torch_backend.rasterize(points, triangles.long(), height, width, 1e-6)
-        z, w = torch_backend.interpolate(torch.stack([z, w], dim=-1), triangles.long(), found).unbind(-1)
-        covered = found.face_index >= 0
-        over = torch.where(covered, z / torch.where(covered, w, 1), 0).detach()
-        assert (over.abs() <= 1).all()  # nvdiffrast clips beyond
-        parts = (*found.barycentric[..., :2].unbind(-1), over, (found.face_index + 1).to(z.dtype))
-        return torch.stack(parts, dim=-1), None
-
-    @staticmethod
-    def interpolate(attributes, native, triangles):
-        covered = native[..., 3:] > 0
-        corners = triangles.long()[(native[..., 3].long() - 1).clamp(min=0)]
-        first, second = native[..., 0], native[..., 1]
-        weights = torch.stack([first, second, 1 - first - second], dim=-1) * covered
-        batch = torch.arange(len(native))[:, None, None, None]
-        return (attributes.expand(len(native), -1, -1)[batch, corners] * weights[..., None]).sum(dim=-2), None
-
-    @staticmethod
-    def texture(texture, uv, filter_mode, boundary_mode):
-        assert (filter_mode, boundary_mode) == ("linear", "clamp") and texture.is_contiguous() and uv.is_contiguous()
-        image = texture.permute(0, 3, 1, 2).expand(len(uv), -1, -1, -1)
-        drawn = functional.grid_sample(image, 2 * uv - 1, padding_mode="border", align_corners=False)
-        return drawn.permute(0, 2, 3, 1)
-
-
-@pytest.fixture
-def nvdiffrast_backend(monkeypatch):
-    """The nvdiffrast backend's own code around the stand-in, under a name of its own; nothing of it stays behind."""
-    module = ModuleType("nvdiffrast.torch")
-    for name in ("rasterize", "interpolate", "texture"):
-        setattr(module, name, getattr(StandInNvdiffrast, name))
-    module.RasterizeCudaContext = lambda device: SimpleNamespace(device=device)
-    package = ModuleType("nvdiffrast")
-    package.torch = module
-    with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, "nvdiffrast", package)
-        patch.setitem(sys.modules, "nvdiffrast.torch", module)
-        spec = importlib.util.spec_from_file_location(
-            "texalign.rasterize.nvdiffrast_stand_in", Path(PACKAGE) / "rasterize" / "nvdiffrast_backend.py"
-        )
-        backend = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(backend)
-    return backend
-
-
-def through(monkeypatch, backend):
-    monkeypatch.setattr("texalign.render.textured_hand_renderer.select_backend", lambda *_: backend)
-
-
-def test_the_nvdiffrast_backend_around_a_stand_in_is_the_torch_backend(
-    surface, scene, smooth_texture, nvdiffrast_backend, monkeypatch
-):
-    vertices, camera = scene(3, 96)
-    results = []
-    for backend in (torch_backend, nvdiffrast_backend):
-        through(monkeypatch, backend)
-        leaf, texture = vertices.clone().requires_grad_(), smooth_texture.expand(3, -1, -1, -1).clone().requires_grad_()
-        drawn = ta.TexturedHandRenderer(surface, 96)(leaf, camera, texture)
-        (drawn.image.square().sum() + drawn.coverage.sum() + drawn.depth.sum()).backward()
-        results.append((drawn, leaf.grad, texture.grad))
-    (ours, *gradients), (theirs, *others) = results
-    assert (ours.face_index == theirs.face_index).float().mean() > 0.9995
-    for name in ("image", "coverage", "depth", "uv"):
-        first, second = getattr(ours, name), getattr(theirs, name)
-        assert (first - second).norm() < 1e-2 * first.norm(), name
-    for first, second in zip(gradients, others):
-        assert (first - second).norm() < 1e-2 * first.norm()
-
-
 # --- the step --------------------------------------------------------------
 
 
-def step(surface, everything, **settings):
+def step(surface, everything, backend="torch", **settings):
     """One step of the loss on three hands, warmed up: atlases are prepared at the first call."""
     batch = batch_of(3, 48)
     pose = ta.hand.sample_pose(3, torch.Generator().manual_seed(3))
@@ -271,7 +190,8 @@ def step(surface, everything, **settings):
     vertices = vertices - vertices.mean(dim=1, keepdim=True) + torch.tensor([0.0, 0.0, 0.5])
     if everything:
         settings |= dict(train_texture=True)
-    loss_fn = ta.DenseTextureAlignmentLoss(ta.TexturedHandRenderer(surface, 48), tiny_encoder(surface), **settings)
+    renderer = ta.TexturedHandRenderer(surface, 48, backend=backend)
+    loss_fn = ta.DenseTextureAlignmentLoss(renderer, tiny_encoder(surface), **settings)
     camera, extras = ta.PinholeCamera(batch.focal, batch.principal), {}
     if everything:
         vertices[1, :, 0] *= -1  # a left hand
@@ -309,9 +229,9 @@ def test_a_step_with_the_torch_backend_waits_only_for_lengths_of_lists(surface, 
 
 
 @pytest.mark.parametrize("everything", [False, True])
-def test_a_step_with_nvdiffrast_waits_only_at_silhouettes(surface, everything, nvdiffrast_backend, monkeypatch):
-    through(monkeypatch, nvdiffrast_backend)
-    check(ours(recorded(step(surface, everything))), SILHOUETTES, drawings=1 + everything)
+def test_a_step_with_nvdiffrast_waits_only_at_silhouettes(surface, everything, monkeypatch):
+    register_own_backends(monkeypatch)
+    check(ours(recorded(step(surface, everything, "nvdiffrast double"))), SILHOUETTES, drawings=1 + everything)
 
 
 def test_pooling_groups_waits_for_ids_unless_they_lie_on_the_cpu(surface):
@@ -319,7 +239,9 @@ def test_pooling_groups_waits_for_ids_unless_they_lie_on_the_cpu(surface):
     prior, group = tiny_encoder(surface), torch.tensor([0, 4, 0])
     found = recorded(lambda: prior(observations, group=group))
     # All of it on the CPU's copy of the ids, but the copy itself.
-    assert set(found) <= {f"encoder.py:pool_observations {name}" for name in ("cpu", "_unique2", "_local_scalar_dense")}
+    assert set(found) <= {
+        f"prior/uv_texture_encoder.py:pool_observations {name}" for name in ("cpu", "_unique2", "_local_scalar_dense")
+    }
 
 
 def test_faces_across_the_near_plane_cost_one_wait_more(surface, scene):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import os
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 import texalign as ta
-from host_network import Batch, Step, batch_of, gradients, relative_difference, step_of
+from host_network import Batch, batch_of, gradients, relative_difference, step_of
 
 SIZE = 64
 # Gradients relative to their length: float32's rounding gives 1e-6, up to 1e-3 where a pixel changes sides of a median
@@ -59,21 +60,6 @@ def test_under_autocast_the_step_is_nearly_that_of_float32(dtype, learned):
         assert alike > 0.99 and 0.9 < longer < 1.1, part
 
 
-@HALVES
-def test_under_autocast_vertices_that_are_given_lose_nothing(dtype):
-    step, batch = step_of(64), batch_of(4, 64)
-    vertices = step.host(batch.image).detach().requires_grad_()
-    camera = ta.PinholeCamera(batch.focal, batch.principal)
-    results = []
-    for enabled in (False, True):
-        with torch.autocast("cpu", dtype=dtype, enabled=enabled):
-            loss, details = step.loss_fn(vertices, camera, batch.image, generator=seeded(), return_details=True)
-        results.append((details, torch.autograd.grad(loss, vertices)[0]))
-    (plain, gradient), (cast, cast_gradient) = results
-    assert torch.equal(cast.coverage, plain.coverage) and torch.equal(cast.rendering.uv, plain.rendering.uv)
-    assert (cast_gradient - gradient).norm() < 0.02 * gradient.norm()
-
-
 @pytest.mark.parametrize("scale", [1.0, 2.0**16])
 def test_the_gradients_bound_is_in_units_before_the_scalers_scale(scale):
     """Per sample, per metre: the scaler's scale and the mean's 1/B come after it."""
@@ -116,6 +102,7 @@ def test_a_scaler_changes_no_step(dtype, bound):
 # --- compilation, accumulation, recomputation, layout --------------------------------
 
 
+@pytest.mark.slow
 def test_a_compiled_step_trains_like_an_uncompiled_one():
     trained = []
     for compiled in (False, True):
@@ -189,7 +176,7 @@ def trained_with_deterministic_algorithms(seed, generator):
     """Parameters, prior's included, after three steps."""
     torch.use_deterministic_algorithms(True)
     try:
-        step = step_of(32, token_count=32, train_texture=True, structure_weight=1.0)
+        step = step_of(32, token_count=32, train_texture=True)
         optimizer = torch.optim.Adam(step.parameters(), lr=1e-3)
         torch.manual_seed(seed)
         draws = seeded(seed) if generator else None
@@ -209,9 +196,8 @@ def test_with_deterministic_algorithms_a_run_is_repeated_bit_by_bit(generator):
     assert not torch.equal(first, other)  # the seed is what repeats it
 
 
-# --- five hundred steps -----------------------------------------------------------
+# --- many steps -----------------------------------------------------------
 
-STEPS, WARM_UP = 500, 100
 FAULTS = (
     "nan vertex", "infinite vertex", "behind the camera", "out of frame", "focal 0", "negative focal",
     "nan principal point", "black image", "nan image", "empty mask", "nan mask", "padding only", "huge vertices",
@@ -266,16 +252,19 @@ def live_tensors():
     return sum(1 for thing in gc.get_objects() if type(thing) is torch.Tensor)
 
 
-def test_five_hundred_steps_with_anything_in_them():
+@pytest.mark.parametrize(
+    ("steps", "warm_up"), [(2 * len(FAULTS), len(FAULTS)), pytest.param(500, 100, marks=pytest.mark.slow)]
+)
+def test_many_steps_with_anything_in_them(steps, warm_up):
     """No parameter becomes NaN, no memory is lost, and the loss and every sample's gradient keep to their bounds."""
     step = step_of(SIZE, train_texture=True, token_count=128)
     loss_fn, host = step.loss_fn, step.host
     optimizer = torch.optim.AdamW(step.parameters(), lr=3e-4)
     batches = [batch_of(4, SIZE, seed) for seed in range(8)]
     choose, draws = seeded(1), seeded(2)
-    losses, met, measured = [], set(), []
-    for number in range(STEPS):
-        if number in (WARM_UP, STEPS - 1):
+    losses, met, measured, faults = [], set(), [], cycle(FAULTS)
+    for number in range(steps):
+        if number in (warm_up, steps - 1):
             measured.append((live_tensors(), resident()))
         batch = Batch(*(each.clone() for each in batches[number % 8]))
         if number % 25 == 24:
@@ -283,9 +272,9 @@ def test_five_hundred_steps_with_anything_in_them():
         vertices = raw = host(batches[number % 8].image[: len(batch.image)])
         raw.retain_grad()
         mask, valid = (torch.ones(len(raw), 1, SIZE, SIZE) for _ in range(2))
-        spoilt = int(torch.randint(0, 3, (), generator=choose)) if len(raw) else 0
+        spoilt = int(torch.randint(1, 3, (), generator=choose)) if len(raw) else 0
         for sample in range(spoilt):
-            fault = FAULTS[int(torch.randint(0, len(FAULTS), (), generator=choose))]
+            fault = next(faults)
             met.add(fault)
             if fault == "padding only":
                 valid[sample] = 0.0
@@ -341,11 +330,3 @@ def test_a_step_leaves_nothing_behind():
         assert sum(1 for thing in gc.get_objects() if type(thing) is torch.Tensor) <= before
     finally:
         gc.enable()
-
-
-def test_a_step_wraps_the_loss_as_a_user_would():
-    """The host and loss of these tests are one module, whose weights are the host's and the prior's alone."""
-    step = step_of(32)
-    assert isinstance(step, Step)
-    names = {name.split(".")[0] + "." + name.split(".")[1] for name in step.state_dict()}
-    assert {"loss_fn.encoder", "host.head"} <= names and "loss_fn.renderer" not in names

@@ -67,15 +67,6 @@ def test_a_revision_is_asked_for(fake, encoder):
         hub.from_hub("hands/prior")
 
 
-def test_weights_for_another_atlas_are_refused(fake, encoder):
-    other = ta.HandSurface(
-        torch.tensor([[0, 1, 2]]), torch.tensor([[0.1, 0.1], [0.9, 0.1], [0.1, 0.9]]), torch.tensor([[0, 1, 2]])
-    )
-    hub.push_to_hub(encoder, "hands/prior")
-    with pytest.raises(ValueError, match="expected weights for the surface's atlas"):
-        hub.from_hub("hands/prior", surface=other)
-
-
 def test_without_the_package_the_way_out_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(MissingExtraError, match=r'pip install "texalign\[hub\]"'):

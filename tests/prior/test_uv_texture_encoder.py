@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import texalign as ta
 from texalign.hand import sample_pose
 from texalign.prior import UVTextureEncoder
-from texalign.prior.uv_texture_encoder import AtlasCells, fourier_features, pool_observations, touched_cells
+from texalign.prior.atlas_cells import AtlasCells
 from texalign.synthetic import generate
 
 TINY = {"texture_size": 32, "latent_grid": 8, "width": 24, "layers": 1, "heads": 2}
@@ -53,8 +53,8 @@ def close(actual, expected, atol=1e-5):
     torch.testing.assert_close(actual, expected, rtol=0, atol=atol)
 
 
-@pytest.mark.parametrize("texture_size", [32, 64, 128])
-@pytest.mark.parametrize(("batch", "count"), [(2, 40), (1, 1), (3, 0), (0, 40), (0, 0)])
+@pytest.mark.parametrize("texture_size", [32, 128])
+@pytest.mark.parametrize(("batch", "count"), [(2, 40), (1, 1), (3, 0), (0, 0)])
 def test_shapes_and_ranges(surface, texture_size, batch, count):
     encoder = awake(UVTextureEncoder(surface, **{**TINY, "texture_size": texture_size}))
     texture, log_variance = encoder(observe(batch, count), return_log_variance=True)
@@ -74,7 +74,7 @@ def test_the_default_is_small_enough_to_ship_and_normalises_nothing_over_the_bat
 
 
 def test_cells_are_those_that_touch_a_chart(surface):
-    cells = touched_cells(surface, 8)
+    cells = AtlasCells.of(surface, 8).cells
     centre = surface.uv[surface.uv_faces].mean(dim=1)
     column, row = (centre * 8).long().unbind(-1)
     assert set((row * 8 + column).tolist()) <= set(cells)
@@ -99,28 +99,11 @@ def test_order_does_not_matter(tiny):
 
 @pytest.mark.parametrize("value", [0.0, 0.7, 1e30, float("inf"), float("nan")])
 def test_padding_has_no_influence_whatever_it_holds(tiny, value):
+    """What is not finite counts as padding, valid or not."""
     observations = observe()
-    padding = ta.UVObservations(
-        torch.full((2, 9, 2), value), torch.full((2, 9, 3), value), torch.zeros(2, 9, dtype=torch.bool)
-    )
+    valid = torch.full((2, 9), not math.isfinite(value))
+    padding = ta.UVObservations(torch.full((2, 9, 2), value), torch.full((2, 9, 3), value), valid)
     close(tiny(join(observations, padding)), tiny(observations))
-
-
-@pytest.mark.parametrize("value", [float("inf"), float("nan")])
-def test_observations_that_are_not_finite_count_as_padding(tiny, value):
-    observations = observe()
-    rgb, uv, valid = observations.rgb.clone(), observations.uv.clone(), observations.valid.clone()
-    rgb[0, 3, 1], uv[1, 5, 0] = value, value
-    valid[0, 3] = valid[1, 5] = True
-    kept = valid.clone()
-    kept[0, 3] = kept[1, 5] = False
-    close(tiny(ta.UVObservations(uv, rgb, valid)), tiny(ta.UVObservations(observations.uv, observations.rgb, kept)))
-
-
-def test_valid_observations_do_matter(tiny):
-    observations = observe()
-    other = ta.UVObservations(observations.uv.flip(1), observations.rgb, observations.valid)
-    assert (tiny(observations) - tiny(other)).abs().mean() > 1e-3
 
 
 def test_an_empty_set_gives_the_mean_texture_and_finite_gradients(surface):
@@ -138,13 +121,12 @@ def test_an_empty_set_gives_the_mean_texture_and_finite_gradients(surface):
     assert encoder.mean_colour.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("colour", [0.0, 1.0, 0.5])
+@pytest.mark.parametrize("colour", [0.0, 0.5, 1.0])
 def test_one_colour_everywhere_has_finite_gradients(tiny, colour):
-    rgb = torch.full((1, 20, 3), colour, requires_grad=True)
     observations = observe(1, 20)
-    texture = tiny(ta.UVObservations(observations.uv, rgb, observations.valid))
-    texture.sum().backward()
-    assert texture.isfinite().all() and rgb.grad.isfinite().all()
+    rgb = torch.full((1, 20, 3), colour, requires_grad=True)
+    tiny(ta.UVObservations(observations.uv, rgb, observations.valid)).sum().backward()
+    assert rgb.grad.isfinite().all()
 
 
 def test_exposure_and_contrast_carry_over(surface):
@@ -163,8 +145,12 @@ def test_exposure_and_contrast_carry_over(surface):
 
 def test_grouping_is_putting_the_tokens_side_by_side(tiny):
     observations = observe(4)
+    rgb = observations.rgb.requires_grad_()
     group = torch.tensor([-7, 10**12, -7, -7])
     texture, log_variance = tiny(observations, group=group, return_log_variance=True)
+    # Gradients reach every image of a group, and no other.
+    (gradient,) = torch.autograd.grad(texture[0].square().sum(), rgb, retain_graph=True)
+    assert (gradient[[0, 2, 3]].flatten(1).abs().sum(dim=1) > 0).all() and not gradient[1].any()
 
     def image(index):
         own = slice(index, index + 1)
@@ -175,29 +161,8 @@ def test_grouping_is_putting_the_tokens_side_by_side(tiny):
         close(texture[index : index + 1], shared)
         close(log_variance[index : index + 1], shared_log_variance)
     close(texture[1:2], tiny(image(1)))
-
-
-@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])
-def test_one_image_an_id_is_no_grouping(tiny, dtype):
-    observations = observe(3)
-    close(tiny(observations, group=torch.tensor([5, 2, 9], dtype=dtype)), tiny(observations))
-
-
-def test_gradients_reach_every_image_of_a_group(tiny):
-    observations = observe(3)
-    rgb = observations.rgb.requires_grad_()
-    texture = tiny(ta.UVObservations(observations.uv, rgb, observations.valid), group=torch.tensor([1, 1, 0]))
-    texture[0].square().sum().backward()
-    assert rgb.grad[0].abs().sum() > 0 and rgb.grad[1].abs().sum() > 0
-    assert (rgb.grad[2] == 0).all()
-
-
-def test_pooling_pads_the_smaller_groups():
-    observations = observe(4, 5)
-    pooled, member = pool_observations(observations, torch.tensor([3, 1, 3, 3]))
-    assert pooled.valid.shape == (2, 15) and member.tolist() == [1, 0, 1, 1]
-    assert pooled.valid[0, :5].equal(observations.valid[1]) and not pooled.valid[0, 5:].any()
-    assert pooled.rgb[1].equal(observations.rgb[[0, 2, 3]].flatten(0, 1))
+    for dtype in (torch.int32, torch.uint8):  # an id for each image is no grouping
+        close(tiny(observations, group=torch.tensor([5, 2, 9, 0], dtype=dtype)), tiny(observations))
 
 
 def test_gradients_match_finite_differences():
@@ -216,44 +181,6 @@ def test_gradients_match_finite_differences():
     assert torch.autograd.gradcheck(run, tuple(tensor.clone().requires_grad_() for tensor in inputs), atol=1e-4)
 
 
-def test_fourier_features_by_hand():
-    features = fourier_features(torch.tensor([[0.25, 1.0]], dtype=torch.float64))[0]
-    assert features[:4].numpy() == pytest.approx([-0.5, 1.0, np.sqrt(0.5), 1.0])
-    assert len(features) == 30
-
-
-def test_autocast_runs_in_half_precision_and_returns_float32(tiny):
-    observations = observe()
-    seen = []
-    handle = tiny.mixing[0].output.register_forward_hook(lambda *arguments: seen.append(arguments[2].dtype))
-    with torch.autocast("cpu", torch.bfloat16):
-        texture, log_variance = tiny(observations, return_log_variance=True)
-    handle.remove()
-    assert seen == [torch.bfloat16]
-    assert texture.dtype == log_variance.dtype == torch.float32
-    close(texture, tiny(observations), atol=0.03)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_weights_and_observations_of_other_dtypes(surface, dtype):
-    encoder = awake(UVTextureEncoder(surface, **TINY)).to(dtype)
-    texture = encoder(observe())
-    assert texture.isfinite().all()
-    assert encoder(observe(dtype=torch.float64)).dtype == torch.float64
-
-
-def test_compiles_to_the_same_values_and_gradients(tiny):
-    results = []
-    for call in (tiny, torch.compile(tiny, backend="aot_eager", fullgraph=True)):
-        observations = observe()
-        rgb = observations.rgb.requires_grad_()
-        texture = call(ta.UVObservations(observations.uv, rgb, observations.valid))
-        texture.square().sum().backward()
-        results.append((texture.detach(), rgb.grad))
-    close(results[1][0], results[0][0])
-    close(results[1][1], results[0][1], atol=1e-4)
-
-
 def test_work_is_linear_in_tokens(tiny):
     def flops(count):
         with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -262,14 +189,6 @@ def test_work_is_linear_in_tokens(tiny):
 
     base, once, twice = flops(0), flops(200), flops(400)
     assert twice - base == 2 * (once - base) > 0
-
-
-def test_results_repeat(surface):
-    textures = []
-    for _ in range(2):
-        torch.manual_seed(5)
-        textures.append(awake(UVTextureEncoder(surface, **TINY))(observe()))
-    assert textures[0].equal(textures[1])
 
 
 def test_every_parameter_gets_a_gradient_even_without_tokens_or_log_variance(surface):
@@ -362,10 +281,6 @@ def test_saved_and_loaded_is_bitwise_the_same(tiny, tmp_path, surface):
     ]  # fmt: skip
 
 
-def test_a_copy_through_pickle_is_the_same(tiny):
-    assert pickle.loads(pickle.dumps(tiny))(observe()).equal(tiny(observe()))
-
-
 def test_a_failed_write_leaves_the_old_file(tiny, tmp_path, monkeypatch):
     tiny.save_pretrained(tmp_path)
     before = (tmp_path / "model.safetensors").read_bytes()
@@ -393,14 +308,7 @@ def test_pickles_are_refused_unread(tiny, tmp_path, name):
         tiny.save_pretrained(path)
 
 
-def test_a_pickle_in_disguise_is_refused(tiny, tmp_path):
-    tiny.save_pretrained(tmp_path)
-    torch.save(tiny.state_dict(), tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match=r"expected safetensors weights in .*model\.safetensors"):
-        UVTextureEncoder.from_pretrained(tmp_path)
-
-
-def test_missing_files_are_named(tiny, tmp_path):
+def test_missing_files_are_named(tiny, tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"expected model\.safetensors in .*nowhere"):
         UVTextureEncoder.from_pretrained(tmp_path / "nowhere")
     tiny.save_pretrained(tmp_path)
@@ -410,9 +318,6 @@ def test_missing_files_are_named(tiny, tmp_path):
     (tmp_path / "notes.txt").write_text("")
     with pytest.raises(ValueError, match="expected safetensors weights, got"):
         UVTextureEncoder.from_pretrained(tmp_path / "notes.txt")
-
-
-def test_no_bundled_weights_is_said_plainly(monkeypatch):
     monkeypatch.setattr("texalign.prior.weights.BUNDLED", "absent")
     with pytest.raises(FileNotFoundError, match=r"bundled weights assets/absent\.safetensors"):
         UVTextureEncoder.from_pretrained()

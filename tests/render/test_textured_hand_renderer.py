@@ -1,11 +1,8 @@
 from __future__ import annotations
 
-import copy
-import pickle
-
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import texalign as ta
@@ -61,8 +58,8 @@ def interior(out, size=3):
 
 
 def test_uv_reads_the_texture_as_grid_sample_does(surface, scene, smooth_texture):
-    vertices, camera = scene(2, 96)
-    out = renderer(surface, 96)(vertices, camera, smooth_texture)
+    vertices, camera = scene(2, 64)
+    out = renderer(surface)(vertices, camera, smooth_texture)
     read = torch.nn.functional.grid_sample(smooth_texture.expand(2, -1, -1, -1), 2 * out.uv - 1, align_corners=False)
     inner = interior(out)
     assert inner.float().mean() > 0.05
@@ -142,10 +139,10 @@ def test_coverage_is_the_area_of_the_pixel_that_is_covered(surface, scene, smoot
 
 
 def test_interior_gradient_by_central_differences(surface, scene, smooth_texture):
-    vertices, camera = scene(1, 192, seed=0)
-    render = renderer(surface, 192)
-    inner = interior(render(vertices, camera, smooth_texture), size=5)
-    assert inner.float().mean() > 0.05
+    vertices, camera = scene(1, 64, seed=0)
+    render = renderer(surface)
+    inner = interior(render(vertices, camera, smooth_texture))
+    assert inner.float().mean() > 0.02
 
     def loss(shift):
         return (render(vertices + shift, camera, smooth_texture).image.square() * inner).sum()
@@ -157,90 +154,18 @@ def test_interior_gradient_by_central_differences(surface, scene, smooth_texture
     assert (gradient - numeric).norm() < 0.03 * numeric.norm()
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast_changes_nothing(surface, scene, smooth_texture, dtype):
-    vertices, camera = scene(2, 64)
-    plain, gradient = gradient_of(renderer(surface), vertices, camera, smooth_texture)
-    with torch.autocast("cpu", dtype=dtype):
-        cast, cast_gradient = gradient_of(renderer(surface), vertices, camera, smooth_texture)
-        seen = renderer(surface).observe(vertices, camera, plain.image)
-    for name in ("image", "coverage", "depth", "uv"):
-        assert getattr(cast, name).dtype == torch.float32
-        assert torch.equal(getattr(cast, name), getattr(plain, name))
-    assert torch.equal(gradient, cast_gradient)
-    assert seen.uv.dtype == torch.float32
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_gradients_come_back_in_the_callers_dtype(surface, scene, smooth_texture, dtype):
-    vertices, camera = scene(2, 64)
-    out, gradient = gradient_of(renderer(surface), vertices.to(dtype), camera, smooth_texture.to(dtype))
-    assert out.image.dtype == torch.float32
-    assert gradient.dtype == dtype
-    assert torch.isfinite(gradient).all()
-
-
-def test_deterministic(surface, scene, smooth_texture):
-    vertices, camera = scene(2, 64)
-    previous = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)
-    try:
-        first = gradient_of(renderer(surface), vertices, camera, smooth_texture)
-        second = gradient_of(renderer(surface), vertices, camera, smooth_texture)
-    finally:
-        torch.use_deterministic_algorithms(previous)
-    assert torch.equal(first[0].image, second[0].image)
-    assert torch.equal(first[1], second[1])
-
-
-def test_module_life(surface, scene, smooth_texture):
-    vertices, camera = scene(1, 64)
-    render = renderer(surface)
-    expected = render(vertices, camera, smooth_texture).image
-    for clone in (copy.deepcopy(render), pickle.loads(pickle.dumps(render)), copy.deepcopy(render).to("cpu").half()):
-        assert torch.equal(clone(vertices, camera, smooth_texture).image, expected)
-    assert render.state_dict() == {}
-    assert list(render.parameters()) == []
-    assert "image_size=(64, 64), backend='torch'" in repr(render)
-
-
-def test_compile(surface, scene, smooth_texture):
-    vertices, camera = scene(1, 32)
-    render = renderer(surface, 32)
-
-    def step(v):
-        out = render(v * 1.0, camera, smooth_texture)
-        seen = render.observe(v, camera, out.image.detach(), count=16, generator=torch.Generator().manual_seed(0))
-        return out.image.square().mean() + seen.uv.square().mean()
-
-    leaf = vertices.clone().requires_grad_()
-    (expected,) = torch.autograd.grad(step(leaf), leaf)
-    torch._dynamo.reset()
-    (gradient,) = torch.autograd.grad(torch.compile(step, backend="aot_eager")(leaf), leaf)
-    assert (gradient - expected).norm() < 1e-4 * expected.norm()  # the compiler takes operators apart: other roundings
-
-
 # --- degenerate input ------------------------------------------------------
 
 
-def test_bad_samples_are_dropped_flagged_and_harmless(surface, scene, smooth_texture):
+def test_dropped_samples_are_black_and_flagged(surface, scene, smooth_texture):
     vertices, camera = scene(6, 48)
-    alone, expected = gradient_of(renderer(surface, 48), vertices, camera, smooth_texture)
-    bad = vertices.clone()
-    bad[1, 5, 0] = torch.nan
-    bad[2, 7, 2] = torch.inf
-    focal, principal = camera.focal.clone(), camera.principal.clone()
-    focal[3, 1] = 0.0
-    focal[4, 0] = -5.0
-    principal[5, 0] = torch.nan
-    out, gradient = gradient_of(renderer(surface, 48), bad, ta.PinholeCamera(focal, principal), smooth_texture)
+    vertices[1, 5, 0], vertices[2, 7, 2] = torch.nan, torch.inf
+    camera.focal[3, 1], camera.focal[4, 0], camera.principal[5, 0] = 0.0, -5.0, torch.nan
+    out, gradient = gradient_of(renderer(surface, 48), vertices, camera, smooth_texture)
     assert out.dropped.tolist() == [False, True, True, True, True, True]
-    # Lists of covered pixels are shorter without the others: sums over them may be of another order.
-    torch.testing.assert_close(out.image[0], alone.image[0], rtol=0, atol=1e-5)
-    assert (gradient[0] - expected[0]).norm() < 1e-4 * expected[0].norm()
-    assert (out.image[1:] == 0).all()
-    assert (out.coverage[1:] == 0).all()
-    assert (gradient[1:] == 0).all()
+    assert (out.coverage[0] > 0).any() and gradient[0].any()
+    for values in (out.image, out.coverage, gradient):
+        assert (values[1:] == 0).all()
 
 
 @pytest.mark.parametrize("offset", [(5.0, 0, 0), (0, 0, -3.0), (0, 0, -0.5)])
@@ -255,20 +180,7 @@ def test_out_of_sight_is_black_and_in_the_graph(surface, scene, smooth_texture, 
     assert not out.dropped.any()
 
 
-def test_empty_batch(surface, scene, smooth_texture):
-    vertices, camera = scene(1, 32)
-    none = vertices[:0].requires_grad_()
-    no_camera = ta.PinholeCamera(camera.focal[:0], camera.principal[:0])
-    render = renderer(surface, 32)
-    out = render(none, no_camera, smooth_texture)
-    assert out.image.shape == (0, 3, 32, 32)
-    out.image.sum().backward()
-    assert none.grad.shape == (0, 778, 3)
-    assert render.observe(none, no_camera, out.image).valid.shape == (0, 0)
-    assert render.observe(none, no_camera, out.image, count=8).valid.shape == (0, 8)
-    assert render.unwrap(none, no_camera, out.image, texture_size=16)[0].shape == (0, 3, 16, 16)
-
-
+@settings(max_examples=20)
 @given(
     seed=st.integers(0, 1000),
     log_scale=st.floats(-2, 2),
@@ -290,48 +202,6 @@ def test_any_pose_and_camera_is_finite(surface, scene, smooth_texture, seed, log
 
 
 @pytest.mark.parametrize(
-    "change, message",
-    [
-        (
-            dict(vertices=torch.zeros(8, 21, 3)),
-            r"TexturedHandRenderer: expected vertices \(B, 778, 3\), got \(8, 21, 3\)",
-        ),
-        (dict(vertices=torch.zeros(1, 778, 3).long()), "expected vertices of a floating dtype, got torch.int64"),
-        (dict(vertices=torch.zeros(2, 778, 3)), "expected 2 cameras, one for each sample, got 1"),
-        (dict(texture=torch.zeros(1, 4, 8, 8)), r"expected texture \(B, 3, T, T\), got \(1, 4, 8, 8\)"),
-        (dict(texture=torch.zeros(1, 3, 8, 9)), r"expected texture \(1 or 1, 3, T, T\), got \(1, 3, 8, 9\)"),
-        (dict(texture=torch.zeros(5, 3, 8, 8)), r"expected texture \(1 or 1, 3, T, T\), got \(5, 3, 8, 8\)"),
-        (dict(texture=torch.zeros(1, 3, 8, 8, dtype=torch.uint8)), "texture of a floating dtype, got torch.uint8"),
-        (dict(vertices=torch.zeros(1, 778, 3, device="meta")), "expected camera on the device of vertices"),
-    ],
-)
-def test_forward_errors_name_expected_and_got(surface, scene, smooth_texture, change, message):
-    vertices, camera = scene(1, 32)
-    arguments = {"vertices": vertices, "camera": camera, "texture": smooth_texture} | change
-    with pytest.raises(ValueError, match=message):
-        renderer(surface, 32)(**arguments)
-
-
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        (dict(image=torch.zeros(1, 3, 64, 64)), r"expected image \(1, 3, 32, 32\), got \(1, 3, 64, 64\)"),
-        (
-            dict(image=torch.zeros(1, 3, 32, 32, dtype=torch.uint8)),
-            "expected image of a floating dtype, got torch.uint8",
-        ),
-        (dict(mask=torch.zeros(1, 32, 32)), r"expected mask \(1, 1, 32, 32\), got \(1, 32, 32\)"),
-        (dict(count=0), "expected count > 0 or None, got 0"),
-    ],
-)
-def test_observe_errors_name_expected_and_got(surface, scene, change, message):
-    vertices, camera = scene(1, 32)
-    arguments = {"vertices": vertices, "camera": camera, "image": torch.zeros(1, 3, 32, 32)} | change
-    with pytest.raises(ValueError, match=message):
-        renderer(surface, 32).observe(**arguments)
-
-
-@pytest.mark.parametrize(
     "arguments, message",
     [
         (dict(image_size=0), r"expected image_size > 0, one int or \(height, width\), got 0"),
@@ -345,14 +215,17 @@ def test_construction_errors(surface, arguments, message):
         ta.TexturedHandRenderer(surface, **arguments)
 
 
-def test_wrong_types_are_named(surface, scene, smooth_texture):
+def test_what_does_not_fit_is_named(surface, scene, smooth_texture):
     vertices, camera = scene(1, 32)
+    image = torch.zeros(1, 3, 32, 32)
     with pytest.raises(TypeError, match="expected a HandSurface, got str"):
         ta.TexturedHandRenderer("mano")
-    with pytest.raises(TypeError, match="expected camera to be a PinholeCamera, got Tensor"):
+    with pytest.raises(TypeError, match="TexturedHandRenderer: expected camera to be a PinholeCamera, got Tensor"):
         renderer(surface, 32)(vertices, camera.focal, smooth_texture)
-    with pytest.raises(TypeError, match="expected vertices to be a torch.Tensor, got ndarray"):
-        renderer(surface, 32)(vertices.numpy(), camera, smooth_texture)
+    with pytest.raises(ValueError, match="TexturedHandRenderer.observe: expected count > 0 or None, got 0"):
+        renderer(surface, 32).observe(vertices, camera, image, count=0)
+    with pytest.raises(ValueError, match="TexturedHandRenderer.unwrap: expected texture_size > 0, got 0"):
+        renderer(surface, 32).unwrap(vertices, camera, image, texture_size=0)
 
 
 def test_nvdiffrast_where_it_cannot_run_fails_at_construction(surface):

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import pickle
@@ -175,94 +174,6 @@ def test_the_bundled_priors_tensors_are_those_that_were_trained():
     assert hashlib.sha256(data).hexdigest() == config["sha256"] == PRIOR_SHA256
 
 
-def bundled_loss(surface, size):
-    """With every visible pixel shown to the prior, in whatever order: the draw is not mirrored."""
-    renderer = ta.TexturedHandRenderer(surface, size, backend="torch")
-    encoder = ta.UVTextureEncoder.from_pretrained(surface=surface)
-    return ta.DenseTextureAlignmentLoss(renderer, encoder, token_count=size * size, reduction="none")
-
-
-def painted(surface, scene, texture, size):
-    """Vertices, cameras and noisy images of textured hands before a bluish wall, the hands then shifted a little."""
-    vertices, camera = scene(2, size, seed=3)
-    camera = ta.PinholeCamera(camera.focal * 0.7, camera.principal)
-    out = ta.TexturedHandRenderer(surface, size, backend="torch")(vertices, camera, texture)
-    image = out.image + (1 - out.coverage) * torch.tensor([0.2, 0.35, 0.5])[:, None, None]
-    image = image + 0.02 * torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
-    return vertices + torch.tensor([0.004, -0.002, 0.0]), camera, image.clamp(0, 1)
-
-
-def with_gradient(loss_fn, vertices, *inputs, **options):
-    leaf = vertices.clone().requires_grad_()
-    loss = loss_fn(leaf, *inputs, **options)
-    return loss.detach(), torch.autograd.grad(loss.sum(), leaf)[0]
-
-
-def test_a_left_surface_has_the_mirrored_right_hands_loss(surface, scene, smooth_texture):
-    size = 64
-    mirror = torch.tensor([-1.0, 1.0, 1.0])
-    vertices, camera, image = painted(surface, scene, smooth_texture, size)
-    right, gradient = with_gradient(bundled_loss(surface, size), vertices, camera, image)
-    seen = (vertices * mirror, camera.mirrored(size), image.flip(-1))
-    left, left_gradient = with_gradient(bundled_loss(surface.mirrored(), size), *seen)
-    assert (right != 0).all() and gradient.abs().max() > 0
-    # Mirrored coordinates round otherwise, and single pixels change sides: one of about 300 matters at most 6/300.
-    torch.testing.assert_close(left, right, atol=2e-2, rtol=0)
-    assert (left_gradient * mirror - gradient).norm() < 1e-2 * gradient.norm()
-    # Drawn inside out, the hand would show the prior nothing.
-    inside_out = bundled_loss(surface.mirrored(), size)(vertices, camera, image)
-    assert (inside_out - right).abs().min() > 0.1
-
-
-def test_the_loss_takes_the_bundled_prior_with_a_closed_wrist(surface, scene, smooth_texture):
-    vertices, camera, image = painted(surface, scene, smooth_texture, 64)
-    loss, gradient = with_gradient(bundled_loss(surface.closed_wrist(), 64), vertices, camera, image)
-    open_loss, _ = with_gradient(bundled_loss(surface, 64), vertices, camera, image)
-    assert torch.isfinite(gradient).all() and gradient.abs().max() > 0
-    assert (loss - open_loss).abs().max() < 0.5  # the same hand but for what shows through its wrist
-
-
-def test_from_obj_flips_v_once_and_fans_polygons(tmp_path):
-    path = tmp_path / "quad.obj"
-    path.write_text(
-        "# a comment\nv 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\nvt 0.1 0.2\nvt 0.9 0.2\nvt 0.9 0.7\nvt 0.1 0.7\nvn 0 0 1\n"
-        "f 1/1/1 2/2/1 3/3/1 -1/-1/1\n"
-    )
-    surface = ta.HandSurface.from_obj(path)
-    assert surface.vertex_count == 4
-    assert surface.faces.tolist() == [[0, 1, 2], [0, 2, 3]]
-    assert surface.uv_faces.tolist() == [[0, 1, 2], [0, 2, 3]]
-    torch.testing.assert_close(surface.uv, torch.tensor([[0.1, 0.8], [0.9, 0.8], [0.9, 0.3], [0.1, 0.3]]))
-
-
-def test_from_obj_round_trip(surface, hand, tmp_path):
-    path = tmp_path / "hand.obj"
-    lines = ["v {} {} {}".format(*v) for v in hand(torch.zeros(1, 16, 3)).vertices[0].tolist()]
-    lines += [f"vt {u} {1 - v}" for u, v in surface.uv.double().tolist()]
-    pairs = zip((surface.faces + 1).tolist(), (surface.uv_faces + 1).tolist())
-    lines += ["f " + " ".join(f"{v}/{t}" for v, t in zip(face, uv_face)) for face, uv_face in pairs]
-    path.write_text("\n".join(lines))
-    assert ta.HandSurface.from_obj(path).atlas_id == surface.atlas_id
-
-
-@pytest.mark.parametrize(
-    "text, message",
-    [
-        (
-            "v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n",
-            r"OBJ line 4: expected corners with texture coordinates \(v/vt\), got '1'",
-        ),
-        ("v 0 0 0\n", "expected an OBJ file with faces"),
-        ("v 0 0 0\nv 1 0 0\nvt 0 0\nf 1/1 2/1\n", "line 4: expected a face of three corners or more"),
-    ],
-)
-def test_from_obj_errors_name_the_line(tmp_path, text, message):
-    path = tmp_path / "bad.obj"
-    path.write_text(text)
-    with pytest.raises(ValueError, match=message):
-        ta.HandSurface.from_obj(path)
-
-
 def test_from_layer_smplx_and_manotorch_styles(surface):
     faces = surface.faces.numpy()
     smplx_like = SimpleNamespace(faces=faces.astype(np.uint32))
@@ -363,22 +274,3 @@ def test_bad_topology_is_named(surface):
         ta.HandSurface(faces, uv, uv_faces[:1500])
     with pytest.raises(ValueError, match="faces of an integer dtype, got float32"):
         ta.HandSurface(faces.astype(np.float32), uv, uv_faces)
-
-
-def test_module_life(surface):
-    surface.texel_map(16)
-    for clone in (copy.deepcopy(surface), pickle.loads(pickle.dumps(surface))):
-        assert clone.atlas_id == surface.atlas_id
-        assert torch.equal(clone.faces, surface.faces)
-        assert clone.boundary_loops == surface.boundary_loops
-    assert surface.state_dict() == {}
-    assert "778 vertices, 1538 faces" in repr(surface)
-    if torch.cuda.is_available():
-        assert copy.deepcopy(surface).cuda().texel_map(16).face_index.is_cuda
-
-
-def test_half_precision_leaves_the_atlas_alone(surface):
-    """A host network's .half() must not round uv."""
-    clone = copy.deepcopy(surface).half()
-    assert clone.uv.dtype == torch.float32
-    assert torch.equal(clone.uv, surface.uv)

@@ -15,6 +15,7 @@ from texalign._internal import Draws
 from texalign.hand import rotation_matrices
 from texalign.synthetic.colour import linear_to_srgb, srgb_to_linear
 from texalign.synthetic.degradation import blurred, jpeg
+from texalign.synthetic.placement import place_hands
 from texalign.synthetic.skin import WILD_SHARE, pigmented, skin_maps
 
 SIZE = 64
@@ -81,7 +82,7 @@ def test_values_lie_in_range(batch):
     for name in ("image", "mask", "occluder_mask", "texture"):
         values = getattr(batch, name)
         assert float(values.min()) >= 0 and float(values.max()) <= 1, name
-        assert not values.requires_grad
+        assert not values.requires_grad and not values.is_inference()
     assert bool((batch.vertices[..., 2] > 0.05).all()), "the hand is in front of the camera"
     assert bool((batch.camera.focal > 0).all())
     assert bool(((batch.image * 255 - (batch.image * 255).round()).abs() < 1e-3).all()), "images are 8 bit"
@@ -117,13 +118,6 @@ def test_views_have_one_colour():
     assert seen.sum() > 15 and within < 0.7 * between
 
 
-def test_one_view_is_the_default():
-    plain, one = tensors(draw(3, 48, seed=11)), tensors(draw(3, 48, seed=11, views=1))
-    assert all(torch.equal(plain[name], one[name]) for name in plain)
-    assert not torch.equal(plain["betas"][0], plain["betas"][1])
-    assert len(draw_views(0, 2)) == 0 and len(draw_views(2, 2)) == 2
-
-
 def test_repeated_draws_are_those_of_fewer_rows():
     def draws(count, repeats):
         return Draws(count, torch.Generator().manual_seed(0), torch.device("cpu"), repeats)
@@ -142,8 +136,8 @@ def test_repeated_draws_are_those_of_fewer_rows():
 
 
 def test_nothing_is_ever_nan():
-    for seed in range(20):
-        made = draw(6, 32, seed=100 + seed, texture_size=32)
+    for seed in range(6):
+        made = draw(8, 32, seed=100 + seed, texture_size=32)
         assert all(bool(torch.isfinite(value).all()) for value in tensors(made).values()), seed
 
 
@@ -151,20 +145,12 @@ def test_a_seed_gives_the_same_batch_bit_by_bit():
     first, again, other = (tensors(draw(5, 48, seed=seed)) for seed in (3, 3, 4))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["image"], other["image"])
-
-
-def test_the_generator_moves_on():
-    generator = torch.Generator().manual_seed(0)
-    first, second = (synthetic.generate(2, 32, generator) for _ in range(2))
-    assert not torch.equal(first.image, second.image)
-
-
-def test_without_a_generator_torchs_own_seed_rules():
-    made = []
-    for _ in range(2):
-        torch.manual_seed(5)
-        made.append(synthetic.generate(2, 32).image)
-    assert torch.equal(*made)
+    assert not torch.equal(first["betas"][0], first["betas"][1]), "one view a hand is the default"
+    # The generator moves on; without one, torch's own seed rules.
+    generator = torch.Generator().manual_seed(3)
+    one, two = (synthetic.generate(2, 32, generator).image for _ in range(2))
+    torch.manual_seed(3)
+    assert torch.equal(synthetic.generate(2, 32).image, one) and not torch.equal(one, two)
 
 
 def test_the_default_dtype_does_not_matter():
@@ -178,11 +164,6 @@ def test_the_default_dtype_does_not_matter():
     finally:
         torch.set_default_dtype(torch.float32)
         skin_maps.cache_clear()
-
-
-def test_no_gradient_and_no_inference_tensors():
-    made = draw(1, 32)
-    made.vertices.clone().requires_grad_().sum().backward()
 
 
 @pytest.mark.parametrize(
@@ -378,11 +359,6 @@ def test_images_are_of_all_sharpnesses(right):
     assert float(detail.quantile(0.9) / detail.quantile(0.1)) > 2.5
 
 
-def test_to_moves_everything(batch):
-    moved = batch.to("cpu")
-    assert all(torch.equal(value, tensors(moved)[name]) for name, value in tensors(batch).items())
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_the_gpu():
     for generator in (torch.Generator().manual_seed(0), torch.Generator("cuda").manual_seed(0)):
@@ -398,7 +374,8 @@ def test_gestures_bend_fingers_apart():
     """Fists aside, which there are with and without, and which bend them alike."""
     reach = []
     for gestures in (False, True):
-        joints = draw(200, 16, texture_size=16, gestures=gestures).canonical().joints
+        draws = Draws(200, torch.Generator().manual_seed(0), torch.device("cpu"))
+        joints = place_hands(draws, draws, 16, gestures).joints
         tips = (joints[:, 8::4] - joints[:, :1]).norm(dim=-1) / (joints[:, 5::4] - joints[:, :1]).norm(dim=-1)
         reach.append((tips.amax(dim=1) - tips.amin(dim=1)).quantile(0.6))
     assert reach[1] > 1.2 * reach[0], reach

@@ -30,6 +30,6 @@ class Unscriptable:
 
     def __prepare_scriptable__(self) -> None:
         raise RuntimeError(
-            f"{type(self).__name__} cannot be compiled by torch.jit.script, since its lists' lengths depend on the data: "
+            f"{type(self).__name__} cannot be compiled by torch.jit.script, since its shapes depend on the data: "
             "use torch.compile, or script the network without it"
         )

@@ -1,7 +1,7 @@
-"""From the outputs of known hand networks to what the loss takes: one file per family."""
+"""From the outputs of known hand networks to the loss's inputs: one function for each family of networks."""
 
 from texalign.adapters import hamer
-from texalign.adapters.checking import CheckReport, check
+from texalign.adapters.checking import CheckReport, MeanColour, check
 from texalign.adapters.full_image_camera import full_image
 from texalign.adapters.inputs import IMAGENET_MEAN, IMAGENET_STD, unnormalised
 from texalign.adapters.joint_translation import translation_from_joints
@@ -13,6 +13,7 @@ __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "CheckReport",
+    "MeanColour",
     "check",
     "full_image",
     "hamer",

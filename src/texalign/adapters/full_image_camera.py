@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from texalign._internal import expect, expect_floating, expect_tensor
-from texalign.adapters.inputs import IMAGENET_MEAN, IMAGENET_STD, unnormalised
+from texalign.adapters.inputs import IMAGENET_MEAN, IMAGENET_STD, side_of, unnormalised
 from texalign.camera import PinholeCamera
 from texalign.loss import LossInputs
 
@@ -70,9 +70,7 @@ def full_image(
     expect_floating(vertices, who, "vertices", ("N", "V", 3))
     count = len(vertices)
     image = _flat(image, 3, "image", who)
-    expect_floating(image, who, "image", (count, 3, "S", "S"))
-    side = image.shape[-1]
-    expect(image.shape[2] == side, who, "a square image", tuple(image.shape))
+    side = side_of(image, who, count=count)
     translation = expect_tensor(translation, who, "translation").reshape(-1, 3).float()
     expect(len(translation) == count, who, f"translation ({count}, 3)", tuple(translation.shape))
     center, img_center = _flat(center, 1, "center", who), _flat(img_center, 1, "img_center", who)

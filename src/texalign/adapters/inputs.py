@@ -31,6 +31,14 @@ def unnormalised(image: Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Sequ
     return (image * scale + shift).clamp(0, 1)
 
 
+def side_of(image: Tensor, who: str, name: str = "image", count: int | str = "B", channels: int = 3) -> int:
+    """S, the side of square images (count, channels, S, S)."""
+    expect_floating(image, who, name, (count, channels, "S", "S"))
+    square = image.shape[2] == image.shape[3]
+    expect(square, who, f"square {name} ({count}, {channels}, S, S)", tuple(image.shape))
+    return image.shape[3]
+
+
 def usable_cam(cam: Tensor) -> Tensor:
     """A network's (s, tx, ty) (B, 3) in float32, with those that are no camera (s ≤ 0, NaN) put behind it.
 

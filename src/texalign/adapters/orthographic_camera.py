@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from texalign._internal import expect, expect_floating
-from texalign.adapters.inputs import IMAGENET_MEAN, IMAGENET_STD, unnormalised, usable_cam
+from texalign._internal import expect_floating
+from texalign.adapters.inputs import IMAGENET_MEAN, IMAGENET_STD, side_of, unnormalised, usable_cam
 from texalign.camera import PinholeCamera
 from texalign.loss import LossInputs
 
@@ -59,9 +59,7 @@ def orthographic(
     if isinstance(cam, Tensor) and cam.dim() == 1:
         cam = cam[None]
     expect_floating(cam, who, "cam", (batch, 3))
-    expect_floating(image, who, "image", (batch, 3, "S", "S"))
-    expect(image.shape[2] == image.shape[3], who, "a square image", tuple(image.shape))
+    size = side_of(image, who, count=batch)
     # In float16 neither the focal length nor a depth of 100 m has a value of its own.
-    size = image.shape[-1]
     camera, translation = PinholeCamera.from_weak_perspective(usable_cam(cam), size, FAR_FOCAL, pixel_offset)
     return LossInputs(vertices.float() + translation[:, None], camera, unnormalised(image, mean, std), mask, valid)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from texalign._internal import expect, expect_floating, expect_tensor
-from texalign.adapters.inputs import unnormalised
+from texalign.adapters.inputs import side_of, unnormalised
 from texalign.camera import PinholeCamera
 from texalign.loss import LossInputs
 
@@ -51,18 +51,17 @@ def root_relative(
         ValueError: another shape or dtype, or pairs in some arguments and not in others.
     """
     who = "root_relative"
-    views = vertices.shape[-1] // 3 if isinstance(vertices, Tensor) and vertices.dim() == 3 else 1
+    vertices = expect_tensor(vertices, who, "vertices")
+    views = vertices.shape[-1] // 3 if vertices.dim() == 3 else 1
     expect(views in (1, 2), who, "vertices (B, V, 3) or (B, V, 6)", tuple(vertices.shape))
     expect_floating(vertices, who, "vertices", ("B", "V", 3 * views))
     batch = len(vertices)
     expect_floating(root, who, "root", (batch, 3 * views))
-    expect_floating(image, who, "image", (batch, 3 * views, "S", "S"))
-    expect(image.shape[2] == image.shape[3], who, "a square image", tuple(image.shape))
+    side = side_of(image, who, count=batch, channels=3 * views)
     expect_floating(calib, who, "calib", (batch, "rows", "columns"))
     rows = calib.shape[2]
     fits = rows in (3, 4) and calib.shape[1] == views * rows
     expect(fits, who, f"calib ({batch}, {4 * views}, 4) or ({batch}, {3 * views}, 3)", tuple(calib.shape))
-    side = image.shape[-1]
     vertices = torch.cat(vertices.float().split(3, dim=2))
     root = torch.cat(root.float().split(3, dim=1))
     intrinsics = torch.cat(calib.float().split(rows, dim=1))[:, :3, :3]

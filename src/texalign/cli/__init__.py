@@ -1,5 +1,6 @@
 """The command line, `python -m texalign`."""
 
-from texalign.cli.main import main
+from texalign.cli.command_line import main
+from texalign.cli.demo_hands import synthetic_hands
 
-__all__ = ["main"]
+__all__ = ["main", "synthetic_hands"]

@@ -52,7 +52,7 @@ class BackendReport:
     """One backend on one device.
 
     Attributes:
-        backend: one of `texalign.rasterize.BACKENDS`.
+        backend: one of `texalign.rasterize.backend_names()`.
         device: where it was tried.
         reason: why it does not run there, None if it drew the test triangle.
         remedy: a command or advice that should change that; None if it runs, or never will on such a device.
@@ -86,7 +86,7 @@ class Diagnosis:
 def diagnose() -> Diagnosis:
     """Look at packages and devices, and draw a triangle with every backend on every device."""
     versions, devices = package_versions(), available_devices()
-    backends = [check_backend(backend, device) for device in devices for backend in rasterize.BACKENDS]
+    backends = [check_backend(backend, device) for device in devices for backend in rasterize.backend_names()]
     described = [DeviceReport(device, describe(device), automatic_backend(device)) for device in devices]
     healthy = any(
         report.backend == "torch" and report.device.type == "cpu" and not report.reason for report in backends
@@ -139,7 +139,7 @@ def remedy(backend: str, device: torch.device, reason: str) -> str | None:
         if device.type == "cpu":
             return "pip install --force-reinstall torch"
         return 'keep tensors on the CPU: device="cpu"'
-    if device.type != "cuda" or torch.version.cuda is None:
+    if backend != "nvdiffrast" or device.type != "cuda" or torch.version.cuda is None:
         return None
     if rasterize.INSTALL_NVDIFFRAST in reason:
         return rasterize.INSTALL_NVDIFFRAST
@@ -150,8 +150,7 @@ def automatic_backend(device: torch.device) -> str | None:
     """The backend that ``backend="auto"`` takes on a device, None if it does not run there."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the fallback's warning would repeat what the report says
-        module = rasterize.select_backend("auto", device)
-    name = module.__name__.rsplit("._", 1)[-1]
+        name = rasterize.select_backend("auto", device).name
     return name if rasterize.unavailable_reason(name, device) is None else None
 
 
@@ -192,8 +191,3 @@ def report_lines(diagnosis: Diagnosis) -> list[str]:
         else "texalign does not run here: its torch backend fails on the CPU."
     )
     return lines
-
-
-def print_report(diagnosis: Diagnosis) -> None:
-    """Print the diagnosis to standard output."""
-    print("\n".join(report_lines(diagnosis)))

@@ -3,104 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from texalign._internal import expect, expect_floating, expect_tensor
+from texalign._internal import expect, expect_tensor
 from texalign.camera import PinholeCamera
-from texalign.hand.hand_model import FINGERS_UP, Hand, HandModel
+from texalign.hand.hand_model import Hand, HandModel
+from texalign.hand.objectives import Objective, anatomy_loss, keypoint_objective
+from texalign.hand.parameters import HandParameters, pose_hand, resting
+from texalign.hand.poses import FINGERS_UP
 from texalign.hand.rotations import best_rotation, rotation_matrices, rotation_vectors
 
-# Shape parameters that are fitted: size and the five finger lengths. Keypoints say nothing about the others.
-FITTED_SHAPE = (0, 2, 3, 4, 5, 6)
-KEYPOINT_WEIGHT = 10.0
 # Wrist and knuckles: they hardly move against each other, and give a hand's place and orientation.
 _RIGID = (0, 5, 9, 13, 17)
-
-
-@dataclass(frozen=True, eq=False)
-class HandParameters:
-    """All that a fit may change.
-
-    Attributes:
-        angles: (B, 15, 3) radians, of `HandModel.pose_from_angles`.
-        orientation: (B, 3) axis-angle, radians.
-        translation: (B, 3) metres.
-        shape: (B, 6) the betas of `FITTED_SHAPE`; the others are 0.
-    """
-
-    angles: Tensor
-    orientation: Tensor
-    translation: Tensor
-    shape: Tensor
-
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The four of them."""
-        return self.angles, self.orientation, self.translation, self.shape
-
-    def clone(self) -> HandParameters:
-        """Detached leaves with the same values."""
-        return HandParameters(*(tensor.detach().clone().requires_grad_() for tensor in self.tensors()))
-
-    def select(self, index: Tensor) -> HandParameters:
-        """Rows of it, detached."""
-        return HandParameters(*(tensor.detach()[index] for tensor in self.tensors()))
-
-    def betas(self) -> Tensor:
-        """(B, 10), as `HandModel` takes them."""
-        where = torch.tensor(FITTED_SHAPE, device=self.shape.device)
-        return self.shape.new_zeros(len(self.shape), 10).index_copy(1, where, self.shape)
-
-
-def pose_hand(model: HandModel, parameters: HandParameters) -> Hand:
-    """Vertices and joints in the camera's frame, metres."""
-    vertices, joints = model(model.pose_from_angles(parameters.angles, parameters.orientation), parameters.betas())
-    move = parameters.translation[:, None]
-    return Hand(vertices + move, joints + move)
-
-
-def keypoint_loss(joints: Tensor, camera: PinholeCamera, keypoints: Tensor, scale: float) -> Tensor:
-    """(B,) in [0, 1]: mean over joints of d² / (d² + scale²), d the distance in pixels (Geman and McClure, 1987).
-
-    Args:
-        joints: (B, 21, 3) metres.
-        camera: B cameras.
-        keypoints: (B, 21, 2) pixels; NaN does not count.
-        scale: pixels at which a keypoint begins to lose its pull: a gross outlier has none.
-    """
-    known = torch.isfinite(keypoints).all(dim=-1)
-    offset = torch.where(known[..., None], camera.project(joints) - keypoints, torch.zeros_like(keypoints))
-    squared = offset.square().sum(dim=-1)
-    return (squared / (squared + scale**2) * known).mean(dim=1)
-
-
-def anatomy_loss(model: HandModel, parameters: HandParameters) -> Tensor:
-    """(B,): angles outside their anatomical range, and shape away from the mean."""
-    low, high = model.angle_limits.unbind(-1)
-    outside = (low - parameters.angles).clamp(min=0) + (parameters.angles - high).clamp(min=0)
-    return 20 * outside.square().sum(dim=(1, 2)) + 0.02 * parameters.shape.square().sum(dim=1)
-
-
-Objective = Callable[[HandParameters, Hand], Tensor]
-
-
-def keypoint_objective(
-    model: HandModel,
-    camera: PinholeCamera,
-    keypoints: Tensor,
-    scale: float,
-    extra: Callable[[Hand], Tensor] | None = None,
-) -> Objective:
-    """Robust keypoints and anatomy, and whatever is added: `extra` gives one value a sample."""
-
-    def objective(parameters: HandParameters, hand: Hand) -> Tensor:
-        value = KEYPOINT_WEIGHT * keypoint_loss(hand.joints, camera, keypoints, scale)
-        value = value + anatomy_loss(model, parameters)
-        return value if extra is None else value + extra(hand)
-
-    return objective
 
 
 @torch.enable_grad()
@@ -112,14 +28,14 @@ def refine(
     rate: float = 0.02,
     progress: Callable[[int, HandParameters, Hand], None] | None = None,
 ) -> HandParameters:
-    """Adam on all parameters; the sum of the objective's values (B,) is minimised, under ``torch.no_grad`` as well.
+    """Minimise the sum of an objective's values (B,) by Adam over all parameters, under ``torch.no_grad`` as well.
 
     Args:
         model: the hand.
-        start: left as it is.
-        objective: of the parameters and the posed hand.
+        start: where to begin; not changed.
+        objective: (parameters, posed hand) → (B,).
         steps: optimiser steps.
-        rate: radians; translation goes 0.15 times as far, shape 5 times. It falls linearly to a tenth.
+        rate: learning rate of angles; times 0.15 for the translation and 5 for the shape. It falls linearly to a tenth.
         progress: called before every step with its number, the parameters and the posed hand.
     """
     parameters = start.clone()
@@ -141,15 +57,12 @@ def refine(
     return HandParameters(*(tensor.detach() for tensor in parameters.tensors()))
 
 
-def resting(model: HandModel, batch: int) -> HandParameters:
-    """Relaxed hands of the mean shape at the origin."""
-    zero = model.angle_limits.new_zeros(batch, 3)
-    angles = 0.2 * model.angle_limits.mean(dim=-1).expand(batch, -1, -1)
-    return HandParameters(angles.clone(), zero, zero.clone(), zero.new_zeros(batch, len(FITTED_SHAPE)))
-
-
 def fit_to_joints(model: HandModel, joints: Tensor, steps: int = 400) -> HandParameters:
-    """Fit to known 3D joints (B, 21, 3), metres, camera frame; starts from the rigid alignment of a relaxed hand."""
+    """Fit to known 3D joints (B, 21, 3), metres, camera frame, from a rigidly aligned relaxed hand.
+
+    Raises:
+        TypeError, ValueError: joints of another type or shape.
+    """
     expect_tensor(joints, "fit_to_joints", "joints")
     expect(joints.shape[1:] == (21, 3), "fit_to_joints", "joints (B, 21, 3)", tuple(joints.shape))
     start = resting(model, len(joints))
@@ -169,17 +82,20 @@ def fit_to_joints(model: HandModel, joints: Tensor, steps: int = 400) -> HandPar
 def fit_to_keypoints(
     model: HandModel, camera: PinholeCamera, keypoints: Tensor, scale: float, steps: int = 200
 ) -> HandParameters:
-    """Fit to 2D keypoints from nothing: relaxed hands, turned 72 ways, compete; the best four of them are refined.
+    """Fit to 2D keypoints without a start: of relaxed hands in 72 orientations the best four are refined.
 
     Args:
-        model: the hand, a right one.
+        model: the (right) hand.
         camera: B cameras.
         keypoints: (B, 21, 2) pixels, in the order of `texalign.hand.JOINT_NAMES`; NaN where unknown.
         scale: pixels, see `keypoint_loss`: a little more than a good keypoint's error.
         steps: of the last fit, after half as many with a scale four times as large.
 
     Returns:
-        The parameters, detached. A sample with fewer than four keypoints is placed as well as can be.
+        The parameters, detached. With fewer than four keypoints a sample's fit is finite, but means little.
+
+    Raises:
+        TypeError, ValueError: keypoints of another type or shape.
     """
     expect_tensor(keypoints, "fit_to_keypoints", "keypoints")
     batch = len(keypoints)
@@ -221,8 +137,9 @@ def _turns(like: Tensor) -> Tensor:
 
 
 def _place(joints: Tensor, camera: PinholeCamera, keypoints: Tensor) -> tuple[Tensor, Tensor]:
-    """Where joints about the origin must be moved to look as large as the keypoints and lie over them, and how well
-    they do (B,), in squared shares of the keypoints' extent.
+    """Translations (B, 3) that bring joints over the keypoints at the keypoints' size, and the remaining error (B,).
+
+    The error is relative: squared distances over the squared extent of the keypoints.
     """
     known = torch.isfinite(keypoints).all(dim=-1, keepdim=True)
     count = known.sum(dim=1).clamp(min=1)
@@ -237,64 +154,3 @@ def _place(joints: Tensor, camera: PinholeCamera, keypoints: Tensor) -> tuple[Te
     error = (flat / depth[:, None, None] - ray).square().sum(dim=(1, 2)) / extent
     move = torch.cat([middle * depth[:, None] - flat_middle, depth[:, None] - joints[..., 2].mean(1)[:, None]], dim=1)
     return move, error
-
-
-class KnownShape(HandModel):
-    """The bundled hand in the shapes of B known hands: a fit changes where it is and how it is posed, never its shape.
-
-    Args:
-        betas: (B, 10). Those that a call gives do not count.
-    """
-
-    betas: Tensor
-
-    def __init__(self, betas: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("betas", expect_tensor(betas, "KnownShape", "betas").detach(), persistent=False)
-
-    def forward(self, pose: Tensor, betas: Tensor | None = None) -> Hand:
-        """As `HandModel`, of B poses."""
-        return super().forward(pose, self.betas)
-
-
-def parameters_of_pose(model: HandModel, pose: Tensor, translation: Tensor) -> HandParameters:
-    """The parameters, of the mean shape, that give a pose again: the inverse of `HandModel.pose_from_angles`.
-
-    Args:
-        model: whose joint axes are taken.
-        pose: (B, 16, 3) axis-angle, radians.
-        translation: (B, 3) metres.
-
-    Returns:
-        Angles in ±180 degrees, abduction in ±90. Where a finger is spread by 90 degrees, which none is, flexion and
-        twist cannot be told apart.
-    """
-    expect_floating(pose, "parameters_of_pose", "pose", ("B", 16, 3))
-    expect_floating(translation, "parameters_of_pose", "translation", (len(pose), 3))
-    axes = model.joint_axes.to(pose.dtype)
-    # In a joint's own axes flexion, abduction and twist are turns about x, y and z.
-    turn = axes @ rotation_matrices(pose[:, 1:]) @ axes.transpose(1, 2)
-    flexion = torch.atan2(-turn[..., 1, 2], turn[..., 2, 2])
-    abduction = torch.asin(turn[..., 0, 2].clamp(-1, 1))
-    twist = torch.atan2(-turn[..., 0, 1], turn[..., 0, 0])
-    shape = pose.new_zeros(len(pose), len(FITTED_SHAPE))
-    return HandParameters(torch.stack([flexion, abduction, twist], dim=-1), pose[:, 0], translation, shape)
-
-
-def disturbed(parameters: HandParameters, generator: torch.Generator | None = None) -> HandParameters:
-    """The hands misplaced, as by a network that is roughly right: normal noise on all but the shape.
-
-    Standard deviations: 0.15 rad of flexion, 0.04 of abduction and twist, 0.06 of each component of the orientation's
-    axis-angle vector, 4 mm across the image and 12 mm in depth.
-    """
-
-    def noise(like: Tensor, deviation: tuple[float, float, float]) -> Tensor:
-        drawn = torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
-        return drawn * like.new_tensor(deviation)
-
-    return HandParameters(
-        parameters.angles + noise(parameters.angles, (0.15, 0.04, 0.04)),
-        parameters.orientation + noise(parameters.orientation, (0.06, 0.06, 0.06)),
-        parameters.translation + noise(parameters.translation, (0.004, 0.004, 0.012)),
-        parameters.shape,
-    )

@@ -63,7 +63,7 @@ def turned_leaned_rolled(around: Tensor, lean: Tensor, roll: Tensor) -> Tensor:
 
 
 def best_rotation(source: Tensor, target: Tensor) -> Tensor:
-    """(B, 3, 3), which turns centred points (B, N, 3) onto others best in the sense of least squares (Kabsch, 1976)."""
+    """Rotations (B, 3, 3) that align centred points (B, N, 3) with others in the least-squares sense (Kabsch, 1976)."""
     u, _, v = torch.linalg.svd(target.transpose(1, 2) @ source)
     sign = torch.ones_like(u[..., 0])
     sign[:, 2] = torch.linalg.det(u @ v)

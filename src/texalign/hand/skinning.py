@@ -9,7 +9,9 @@ from texalign.hand.rotations import rotation_matrices
 
 
 def bones(rest_joints: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of joints (B, 16, 3) at rest: their turns (B, 16, 3, 3), places, and what they add to a turned rest point.
+    """Rotations (B, 16, 3, 3), places (B, 16, 3) and shifts (B, 16, 3) of joints, from joints (B, 16, 3) at rest.
+
+    A rest point p of one bone goes to rotation @ p + shift.
 
     The five fingers' joints follow each other in `texalign.hand.PARENTS`, so all fingers go joint by joint together.
     """

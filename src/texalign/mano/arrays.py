@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
@@ -22,20 +21,15 @@ class ManoFileError(ValueError):
     """
 
 
-def refuse(expected: str, got: object) -> NoReturn:
-    """Raise a `ManoFileError`. `got` must be short: a value out of a file goes through `shown`."""
-    raise ManoFileError(f"expected {expected}, got {got}")
-
-
 def demand(condition: bool, expected: str, got: object) -> None:
-    """`refuse` unless the condition holds."""
+    """Raise a `ManoFileError` unless the condition holds. `got` must be short: `shown` for values out of a file."""
     if not condition:
-        refuse(expected, got)
+        raise ManoFileError(f"expected {expected}, got {got}")
 
 
 def shown(value: Any) -> str:
     """A value out of a file for a message: text and numbers cut short, of anything else only the type."""
-    if isinstance(value, (str, bytes, int, float, bool)):
+    if isinstance(value, (str, bytes, int, float)):
         text = repr(value[:80] if isinstance(value, (str, bytes)) else value)
         return text if len(text) <= 100 else text[:100] + "…"
     return f"a {type(value).__name__}"
@@ -48,12 +42,8 @@ def number_type(code: Any) -> np.dtype:
     return np.dtype(code)
 
 
-def array_of(raw: Any, dtype: np.dtype, shape: Any, order: str) -> np.ndarray:
-    """An array over `raw`, not copied, once its size is known to be what `shape` and `dtype` say."""
-    sizes_fit = isinstance(shape, tuple) and len(shape) <= 4 and all(type(size) is int and size >= 0 for size in shape)
-    demand(sizes_fit, "a shape of at most four sizes", shown(shape))
-    demand(isinstance(raw, bytes), "an array's bytes", shown(raw))
-    count = math.prod(shape)
-    demand(count <= MAX_VALUES, f"arrays of at most {MAX_VALUES} values", count if count < 2**63 else "2^63 or more")
-    demand(count * dtype.itemsize == len(raw), f"{count * dtype.itemsize} bytes of an array", len(raw))
-    return np.frombuffer(raw, dtype=dtype).reshape(shape, order="F" if order == "F" else "C")
+def array_of(dtype: np.dtype, shape: tuple[int, ...], raw: bytes | memoryview, by_columns: bool = False) -> np.ndarray:
+    """An array over `raw`, not copied: numpy refuses a shape of another size."""
+    array = np.frombuffer(raw, dtype=dtype)
+    demand(array.size <= MAX_VALUES, f"arrays of at most {MAX_VALUES} values", array.size)
+    return array.reshape(shape, order="F" if by_columns else "C")

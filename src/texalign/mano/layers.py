@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -12,16 +12,6 @@ from texalign._internal import expect
 from texalign.mano.model import ManoModel, load
 
 INSTALL_MANOTORCH = "pip install git+https://github.com/lixiny/manotorch.git"
-
-
-class _Value:
-    """An array as manotorch asks chumpy's and scipy's for theirs."""
-
-    def __init__(self, array: np.ndarray) -> None:
-        self.r = array
-
-    def toarray(self) -> np.ndarray:
-        return self.r
 
 
 def manotorch_layer(
@@ -57,9 +47,10 @@ def manotorch_layer(
     side = side or model.side
     expect(side in ("right", "left"), "mano.manotorch_layer", "side 'right' or 'left'", repr(side))
     fields = model.fields()
-    chumpy_typed = ("shapedirs", "posedirs", "v_template", "weights", "J_regressor")
-    arguments = {**fields, **{name: _Value(fields[name]) for name in chumpy_typed}}
-    arguments["betas"] = _Value(np.zeros(model.shape_directions.shape[2]))
+    chumpy_typed = ("shapedirs", "posedirs", "v_template", "weights", "J_regressor", "betas")
+    fields["betas"] = np.zeros(model.shape_directions.shape[2])
+    # It asks for their values as one asks chumpy and scipy.
+    arguments = fields | {name: SimpleNamespace(r=fields[name], toarray=fields[name].view) for name in chumpy_typed}
     # The constructor calls `ready_arguments`, which imports chumpy and unpickles. It gets globals of its own, in which
     # that name gives what was read here.
     made_by = ManoLayer.__init__

@@ -19,17 +19,18 @@ from texalign.surface import relative_winding
 JOINTS = 16
 # V vertices, F faces, S shape directions, N hands that the pose components come from: MANO has 778, 1,538, 10, 1,554.
 _LIMITS = {"V": 10_000, "F": 20_000, "S": 100, "N": 10_000}
-_FLOATS: dict[str, tuple[int | str, ...]] = {
-    "v_template": ("V", 3),
-    "shapedirs": ("V", 3, "S"),
-    "posedirs": ("V", 3, 9 * (JOINTS - 1)),
-    "J_regressor": (JOINTS, "V"),
-    "weights": ("V", JOINTS),
-    "hands_mean": (3 * (JOINTS - 1),),
-    "hands_components": (3 * (JOINTS - 1), 3 * (JOINTS - 1)),
-    "hands_coeffs": ("N", 3 * (JOINTS - 1)),
+# By MANO's own names: `ManoModel`'s name and the shape.
+_FLOATS: dict[str, tuple[str, tuple[int | str, ...]]] = {
+    "v_template": ("template", ("V", 3)),
+    "shapedirs": ("shape_directions", ("V", 3, "S")),
+    "posedirs": ("pose_directions", ("V", 3, 9 * (JOINTS - 1))),
+    "J_regressor": ("joint_regressor", (JOINTS, "V")),
+    "weights": ("weights", ("V", JOINTS)),
+    "hands_mean": ("hand_mean", (3 * (JOINTS - 1),)),
+    "hands_components": ("hand_components", (3 * (JOINTS - 1), 3 * (JOINTS - 1))),
+    "hands_coeffs": ("hand_coefficients", ("N", 3 * (JOINTS - 1))),
 }
-_INTEGERS: dict[str, tuple[int | str, ...]] = {"f": ("F", 3), "kintree_table": (2, JOINTS)}
+_SHAPES = {name: shape for name, (_, shape) in _FLOATS.items()} | {"f": ("F", 3), "kintree_table": (2, JOINTS)}
 # Shape directions are called wrong when mirroring them in x lowers the distortion at least by this factor.
 _CLEARLY = 1.25
 
@@ -71,11 +72,9 @@ class ManoModel:
     def has_wrong_left_shape(self) -> bool:
         """Whether this is a left hand whose shape directions have the right hand's sign in x.
 
-        MANO's own left hand does (https://github.com/vchoutas/smplx/issues/48). Told without the right hand's file:
-        skin that grows or turns keeps the shape of small triangles. Negating x makes growth a stretch and a turn a
-        shear. The shape directions' distortion, Σ area · |traceless in-plane strain|² over all triangles and
-        directions, is compared with that of the same directions negated in x; the sign is called wrong if that lowers
-        it by a quarter or more. `docs/mano-files.md` says how sure this is.
+        MANO's own left hand does (https://github.com/vchoutas/smplx/issues/48). Skin that grows or turns keeps the
+        shape of small triangles, and with x negated it does not: the sign is called wrong if negating x lowers the
+        shape directions' distortion by a quarter or more. `docs/mano-files.md` says how sure this is.
         """
         if self.side != "left":
             return False
@@ -95,19 +94,12 @@ class ManoModel:
     def fields(self) -> dict[str, Any]:
         """The same under MANO's own names, for `write_mano_fields`: without chumpy, so that smplx reads it without."""
         return {
+            **{name: getattr(self, attribute) for name, (attribute, _) in _FLOATS.items()},
+            "f": self.faces.astype(np.uint32),
+            "kintree_table": np.array([[2**32 - 1, *self.parents[1:]], range(JOINTS)], dtype=np.int64),
+            "J": self.joint_regressor @ self.template,
             "bs_style": "lbs",
             "bs_type": "lrotmin",
-            "f": self.faces.astype(np.uint32),
-            "v_template": self.template,
-            "shapedirs": self.shape_directions,
-            "posedirs": self.pose_directions,
-            "weights": self.weights,
-            "J_regressor": self.joint_regressor,
-            "J": self.joint_regressor @ self.template,
-            "kintree_table": np.array([[2**32 - 1, *self.parents[1:]], range(JOINTS)], dtype=np.int64),
-            "hands_mean": self.hand_mean,
-            "hands_components": self.hand_components,
-            "hands_coeffs": self.hand_coefficients,
         }
 
 
@@ -130,7 +122,17 @@ def load(path: str | os.PathLike[str]) -> ManoModel:
             or a file that asks for anything but arrays: the message says what.
         OSError: the file cannot be opened.
     """
-    model = _read(path)
+    with Path(path).open("rb") as file:
+        data = file.read(MAX_FILE_BYTES + 1)
+    try:
+        fields = _fields(data)
+        del data  # the fields are copies; both do not fit into the memory promised
+        model = _model(fields)
+    except ManoFileError as error:
+        raise ManoFileError(f"mano.load: {error} in {path}") from None
+    # Damaged bytes fail in as many ways as there are opcodes; nothing that they can cause is worth another error.
+    except Exception as error:
+        raise ManoFileError(f"mano.load: expected a MANO file, got {type(error).__name__} on reading {path}") from error
     if model.has_wrong_left_shape:
         warnings.warn(
             f"mano.load: the shape directions in {path} have the right hand's sign in x, a known fault of MANO's own "
@@ -141,52 +143,37 @@ def load(path: str | os.PathLike[str]) -> ManoModel:
     return model
 
 
-def _read(path: str | os.PathLike[str]) -> ManoModel:
-    with Path(path).open("rb") as file:
-        return _parse(file.read(MAX_FILE_BYTES + 1), path)
-
-
-def _parse(data: bytes, path: str | os.PathLike[str]) -> ManoModel:
-    try:
-        demand(len(data) <= MAX_FILE_BYTES, f"at most {MAX_FILE_BYTES} bytes", "more")
-        return _model(_arrays(data))
-    except ManoFileError as error:
-        raise ManoFileError(f"mano.load: {error} in {path}") from None
-    # Damaged bytes fail in as many ways as there are opcodes; nothing that they can cause is worth another error.
-    except Exception as error:
-        raise ManoFileError(f"mano.load: expected a MANO file, got {type(error).__name__} on reading {path}") from error
-
-
-def _arrays(data: bytes) -> dict[str, np.ndarray]:
-    """The known fields of a file, by MANO's own names."""
-    names = {**_FLOATS, **_INTEGERS}
-    if data[:4] == b"PK\x03\x04":
-        found: Mapping[str, Any] = read_archive(data, names)
-    else:
-        found = read_pickle(data)
-    missing = [name for name in names if name not in found]
+def _fields(data: bytes) -> dict[str, Any]:
+    """The known fields of a file, by MANO's own names, as `dense` takes them."""
+    demand(len(data) <= MAX_FILE_BYTES, f"at most {MAX_FILE_BYTES} bytes", "more")
+    demand(len(data) > 0, "a MANO file", "an empty file")
+    pointer = data.startswith(b"version https://git-lfs.github.com/spec/")
+    demand(not pointer, "a MANO file", "a Git LFS pointer (`git lfs pull` fetches the file itself)")
+    demand(not data[:100].lstrip().startswith(b"<"), "a MANO file", "a web page")
+    found = read_archive(data, _SHAPES) if data[:4] == b"PK\x03\x04" else read_pickle(data)
+    missing = [name for name in _SHAPES if name not in found]
     demand(not missing, "MANO's fields", f"no {', '.join(missing)}")
-    return {name: found[name] if isinstance(found[name], np.ndarray) else dense(found[name]) for name in names}
+    return {name: found[name] for name in _SHAPES}
 
 
-def _model(arrays: Mapping[str, np.ndarray]) -> ManoModel:
+def _model(fields: Mapping[str, Any]) -> ManoModel:
     """Check shapes, dtypes and values."""
     sizes: dict[str, int] = {}
-    for name, shape in {**_FLOATS, **_INTEGERS}.items():
-        array = arrays[name]
-        text = "(" + ", ".join(str(size) for size in shape) + ")"
-        demand(array.ndim == len(shape), f"{name} {text}", array.shape)
+    arrays: dict[str, np.ndarray] = {}
+    for name, shape in _SHAPES.items():
+        array = dense(fields[name])
+        text = f"{name} (" + ", ".join(str(size) for size in shape) + ")"
+        demand(array.ndim == len(shape), text, array.shape)
         for want, got in zip(shape, array.shape):
             size = sizes.setdefault(want, got) if isinstance(want, str) else want
-            demand(size == got, f"{name} {text}" + (f" with {want} = {size}" if size != want else ""), array.shape)
+            demand(size == got, text + (f" with {want} = {size}" if size != want else ""), array.shape)
             limit = _LIMITS.get(want, size) if isinstance(want, str) else size
-            demand(1 <= got <= limit, f"{name} {text} with {want} from 1 to {limit}", array.shape)
-        kinds, wanted = ("f", "a floating dtype") if name in _FLOATS else ("iu", "an integer dtype")
-        demand(array.dtype.kind in kinds, f"{name} of {wanted}", array.dtype)
-    floats = {name: np.array(arrays[name], dtype=np.float64, order="C") for name in _FLOATS}
-    for name, values in floats.items():
-        demand(bool(np.isfinite(values).all()), f"{name} to be finite", "a value that is not")
-    faces, tree = (np.array(arrays[name], dtype=np.int64, order="C") for name in ("f", "kintree_table"))
+            demand(1 <= got <= limit, f"{text} with {want} from 1 to {limit}", array.shape)
+        kind, wanted, dtype = ("f", "floating", np.float64) if name in _FLOATS else ("iu", "integer", np.int64)
+        demand(array.dtype.kind in kind, f"{name} of {wanted} dtype", array.dtype)
+        arrays[name] = np.array(array, dtype=dtype, order="C")
+        demand(bool(np.isfinite(arrays[name]).all()), f"{name} to be finite", "a value that is not")
+    faces, tree = arrays["f"], arrays["kintree_table"]
     fits = bool(((faces >= 0) & (faces < sizes["V"])).all())
     demand(fits, f"f from 0 to {sizes['V'] - 1}", "an index out of range")
     parents = tree[0].copy()
@@ -194,20 +181,9 @@ def _model(arrays: Mapping[str, np.ndarray]) -> ManoModel:
     order = np.arange(JOINTS)
     fits = bool((tree[1] == order).all() and (parents[1:] >= 0).all() and (parents < order).all())
     demand(fits, "kintree_table with every joint after its parent", "another order")
-    winding = relative_winding(faces, hand_asset()["faces"])
-    return ManoModel(
-        template=floats["v_template"],
-        shape_directions=floats["shapedirs"],
-        pose_directions=floats["posedirs"],
-        joint_regressor=floats["J_regressor"],
-        weights=floats["weights"],
-        faces=faces,
-        parents=parents,
-        hand_mean=floats["hands_mean"],
-        hand_components=floats["hands_components"],
-        hand_coefficients=floats["hands_coeffs"],
-        side={1: "right", -1: "left"}.get(winding),  # type: ignore[arg-type]
-    )
+    side = {1: "right", -1: "left"}.get(relative_winding(faces, hand_asset()["faces"]))
+    floats = {attribute: arrays[name] for name, (attribute, _) in _FLOATS.items()}
+    return ManoModel(**floats, faces=faces, parents=parents, side=side)  # type: ignore[arg-type]
 
 
 def _distortion(template: np.ndarray, faces: np.ndarray, directions: np.ndarray) -> float:
@@ -216,19 +192,11 @@ def _distortion(template: np.ndarray, faces: np.ndarray, directions: np.ndarray)
     Zero for whatever grows evenly in all directions or turns, locally as well as on the whole.
     """
     with np.errstate(all="ignore"):  # a file's numbers are finite, and may be as large as they like
-        first, second = np.moveaxis(template[faces[:, 1:]] - template[faces[:, :1]], 1, 0)
-        normal = np.cross(first, second)
-        kept = np.linalg.norm(normal, axis=1) > 1e-12
-        first, second, normal = first[kept], second[kept], normal[kept]
+        basis, edges = np.linalg.qr(np.swapaxes(template[faces[:, 1:]] - template[faces[:, :1]], 1, 2))
+        areas = np.abs(np.linalg.det(edges)) / 2
+        kept = areas > 1e-12
         moved = (directions[faces[:, 1:]] - directions[faces[:, :1]])[kept]  # (F, 2, 3, S)
-        # In the orthonormal basis along, across of each triangle's plane its edges are (a, 0) and (b, c).
-        a = np.linalg.norm(first, axis=1, keepdims=True)
-        along = first / a
-        across = np.cross(normal, along)
-        across = across / np.linalg.norm(across, axis=1, keepdims=True)
-        b, c = (second * along).sum(axis=1, keepdims=True), (second * across).sum(axis=1, keepdims=True)
-        by_along = np.einsum("fxs,fax->fas", moved[:, 0], np.stack([along, across], axis=1)) / a[:, None]
-        by_across = np.einsum("fxs,fax->fas", moved[:, 1], np.stack([along, across], axis=1))
-        by_across = (by_across - b[:, None] * by_along) / c[:, None]
-        stretch, shear = (by_along[:, 0] - by_across[:, 1]) / 2, (by_along[:, 1] + by_across[:, 0]) / 2
-        return float((np.linalg.norm(normal, axis=1, keepdims=True) / 2 * (stretch**2 + shear**2)).sum())
+        # In an orthonormal basis of each triangle's plane, (F, 3, 2): how a step in it moves, (F, 2, 2, S).
+        strain = np.einsum("fxi,faxs,faj->fijs", basis[kept], moved, np.linalg.inv(edges[kept]), optimize=True)
+        stretch, shear = (strain[:, 0, 0] - strain[:, 1, 1]) / 2, (strain[:, 0, 1] + strain[:, 1, 0]) / 2
+        return float((areas[kept, None] * (stretch**2 + shear**2)).sum())

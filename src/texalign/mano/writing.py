@@ -11,6 +11,7 @@ import torch
 
 from texalign._internal import expect, hand_asset, write_whole
 from texalign.hand import PARENTS, relaxed_pose, sample_pose
+from texalign.mano.model import ManoModel
 
 
 def write_mano(path: str | PathLike[str], *, side: Literal["right", "left"] = "right") -> Path:
@@ -33,39 +34,35 @@ def write_mano(path: str | PathLike[str], *, side: Literal["right", "left"] = "r
         ImportError: ``.pkl`` without scipy.
     """
     expect(side in ("right", "left"), "write_mano", "side 'right' or 'left'", repr(side))
-    arrays = hand_asset()
+    asset = hand_asset()
     mirror = np.array([1.0 if side == "right" else -1.0, 1.0, 1.0])
     # A mirrored rotation turns the other way about the two axes in the mirror's plane.
     turn = np.tile([1.0, mirror[0], mirror[0]], 15)
-    template = arrays["vertices"].astype(np.float64)
-    regressor = arrays["joint_regressor"].astype(np.float64)
     poses = sample_pose(1554, torch.Generator().manual_seed(0))[:, 1:].flatten(1).double().numpy() * turn
     mean = relaxed_pose().flatten().double().numpy() * turn
     components = np.linalg.svd(poses - poses.mean(axis=0), full_matrices=True)[2]
-    fields = {
-        "bs_style": "lbs",
-        "bs_type": "lrotmin",
-        "f": arrays["faces"][:, :: int(mirror[0])].astype(np.uint32),
-        "v_template": template * mirror,
-        "shapedirs": arrays["shape_directions"].astype(np.float64) * mirror[:, None],
-        "posedirs": np.zeros((len(template), 3, 135)),
-        "weights": arrays["weights"].astype(np.float64),
-        "J_regressor": regressor,
-        "J": (regressor @ template) * mirror,
-        "kintree_table": np.array([[2**32 - 1, *PARENTS[1:]], range(16)], dtype=np.int64),
-        "hands_mean": mean,
-        "hands_components": components,
-        "hands_coeffs": (poses - mean) @ components.T,
-    }
-    return write_mano_fields(path, fields)
+    model = ManoModel(
+        template=asset["vertices"].astype(np.float64) * mirror,
+        shape_directions=asset["shape_directions"].astype(np.float64) * mirror[:, None],
+        pose_directions=np.zeros((len(asset["vertices"]), 3, 135)),
+        joint_regressor=asset["joint_regressor"].astype(np.float64),
+        weights=asset["weights"].astype(np.float64),
+        faces=asset["faces"][:, :: int(mirror[0])],
+        parents=np.array(PARENTS),
+        hand_mean=mean,
+        hand_components=components,
+        hand_coefficients=(poses - mean) @ components.T,
+        side=side,
+    )
+    return write_mano_fields(path, model.fields())
 
 
 def write_mano_fields(path: str | PathLike[str], fields: Mapping[str, Any]) -> Path:
     """Write the fields of a MANO model to ``path``; its suffix chooses the format.
 
-    ``.pkl`` becomes a pickled dict of numpy arrays with ``J_regressor`` as a ``scipy.sparse.csc_matrix``, protocol 2
-    like the original files, and no chumpy in it. ``.npz`` becomes a plain archive without pickled objects,
-    ``J_regressor`` dense. The file appears whole or not at all.
+    ``.pkl`` becomes a pickled dict of numpy arrays, protocol 2 and ``J_regressor`` a ``scipy.sparse.csc_matrix`` as in
+    the original files, without chumpy. ``.npz`` becomes a plain archive without pickled objects, ``J_regressor`` dense.
+    The file appears whole or not at all.
 
     Args:
         path: where to write; the folder must exist.
@@ -82,7 +79,14 @@ def write_mano_fields(path: str | PathLike[str], fields: Mapping[str, Any]) -> P
     expect(path.suffix in (".pkl", ".npz"), "write_mano", "a path that ends in .pkl or .npz", path.name)
     content = dict(fields)
     if path.suffix == ".pkl":
-        content["J_regressor"] = _sparse(np.asarray(content["J_regressor"]))
+        try:
+            from scipy.sparse import csc_matrix
+        except ImportError as error:
+            raise ImportError(
+                "write_mano: a .pkl holds a scipy.sparse matrix, and scipy is not installed: "
+                "pip install 'texalign[mano]', or write an .npz"
+            ) from error
+        content["J_regressor"] = csc_matrix(content["J_regressor"])
 
     def write(partial: Path) -> None:
         with partial.open("wb") as file:
@@ -92,14 +96,3 @@ def write_mano_fields(path: str | PathLike[str], fields: Mapping[str, Any]) -> P
                 np.savez_compressed(file, **content)
 
     return write_whole(path, write)
-
-
-def _sparse(matrix: np.ndarray) -> Any:
-    try:
-        from scipy.sparse import csc_matrix
-    except ImportError as error:
-        raise ImportError(
-            "write_mano: a .pkl holds a scipy.sparse matrix, and scipy is not installed: "
-            "pip install 'texalign[mano]', or write an .npz"
-        ) from error
-    return csc_matrix(matrix)

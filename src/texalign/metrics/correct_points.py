@@ -47,8 +47,7 @@ def pck(predicted: Tensor, true: Tensor, box_size: Tensor, threshold: float, amo
     """(B,) in [0, 1]: the share of each sample's joints that `correct_joints` finds correct; NaN where none counts.
 
     HaMeR's number is another mean: over the samples for each joint first, then over the 21 joints. Where samples lack
-    joints the two differ. For HaMeR's, give `correct_joints` to a `MeanOverSamples` and take the mean of what it
-    computes.
+    joints the two differ. HaMeR's is ``correct_joints(…).nanmean(dim=0).nanmean()``.
     """
     return correct_joints(predicted, true, box_size, threshold, among).nanmean(dim=1)
 

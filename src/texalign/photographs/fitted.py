@@ -16,12 +16,12 @@ from texalign.hand import HandModel, HandParameters, fit_to_keypoints, pose_hand
 from texalign.photographs.folder import Photographs
 
 WHO = "fit_photographs"
-# Shares of the image's side: where a keypoint begins to lose its pull, and the mean distance between a hand's joints
-# and its keypoints from which on the fit is not believed.
+# Shares of the image's side: the scale of the robust keypoint loss, and the largest mean distance between a fitted
+# hand's joints and its keypoints that is accepted.
 KEYPOINT_SCALE, LARGEST_ERROR = 0.03, 0.02
-# Of the 21: fewer say too little about a hand.
+# Of the 21: fewer do not determine a hand's pose.
 FEWEST_KEYPOINTS = 11
-# Hands nearer to the camera than this are the sign of a fit gone wrong. Metres.
+# Metres. A fit nearer to the camera than this has gone wrong.
 NEAREST = 0.05
 _CHUNK = 64
 
@@ -31,10 +31,10 @@ class FittedPhotographs:
     """B photographs and where the hand is in each.
 
     Attributes:
-        photographs: those whose mesh can be believed.
-        vertices: (B, 778, 3) metres, camera frame.
+        photographs: those whose mesh was accepted.
+        vertices: (B, V, 3) metres, camera frame; V is 778 where the bundled hand was fitted.
         parameters: of the bundled hand, where it was fitted; None where the folder has vertices of its own.
-        left_out: how many photographs more there were, with too few keypoints or a bad fit.
+        left_out: number of photographs left out, with too few keypoints or a bad fit.
         fingerprint: of all of them, left out or not.
     """
 
@@ -63,7 +63,7 @@ def fit_photographs(
     file: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> FittedPhotographs:
-    """Take the folder's own meshes, or fit the bundled hand to the keypoints.
+    """Photographs with the folder's own meshes, or with the bundled hand fitted to their keypoints.
 
     A photograph is left out if fewer than 11 of its keypoints are known, if the fitted joints are more than 2 % of the
     image's side away from them in the mean, or if the fit has come closer to the camera than 5 cm. A fit takes about a
@@ -71,8 +71,8 @@ def fit_photographs(
 
     Args:
         photographs: right hands, as `read_photographs` gives them.
-        file: ``NAME.npz``, which keeps the fits, written whole; if it is there, they are read instead of made. None
-            keeps nothing.
+        file: ``NAME.npz``, where the fits are kept, written atomically; if it exists, they are read from it. None keeps
+            nothing.
         progress: called with (fits made, fits to make) as they are made, or None.
 
     Raises:

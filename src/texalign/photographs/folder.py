@@ -22,12 +22,12 @@ WHO = "read_photographs"
 KEYPOINTS = ("keypoints_px", "mediapipe_px", "joints_px")
 IMAGE_SUFFIXES = (".jpg", ".png", ".jpeg")
 MASK_FOLDERS = ("masks", "pseudo_masks")
-# Of the arrays that a photograph has a row in, what a row looks like.
-_ROWS: dict[str, tuple[int, ...]] = {
+# The arrays with a row for every photograph, and the shape of a row; "V" is any number above 0.
+_ROWS: dict[str, tuple[int | str, ...]] = {
     "K_crop": (4,),
     **dict.fromkeys(KEYPOINTS, (21, 2)),
     "joints_cam_cm": (21, 3),
-    "vertices_cam_cm": (778, 3),
+    "vertices_cam_cm": ("V", 3),
     "hand_id": (),
 }
 
@@ -44,8 +44,8 @@ class Photographs:
         mask: (B, 1, S, S) in [0, 1], hand skin, or None.
         joints: (B, 21, 3) metres, camera frame, true, or None.
         joints_image: (B, 21, 2) pixels, true, or None.
-        vertices: (B, 778, 3) metres, camera frame, or None.
-        hand_id: (B,) int64: photographs with the same number show the same hand in the same light; None: nobody said.
+        vertices: (B, V, 3) metres, camera frame, or None.
+        hand_id: (B,) int64, equal where photographs show the same hand in the same light; None if unknown.
     """
 
     ids: tuple[int, ...]
@@ -74,7 +74,7 @@ class Photographs:
         return replace(self, camera=self.camera.to(device), **tensors)
 
     def fingerprint(self) -> str:
-        """A digest (hexadecimal) of all that they hold: other photographs have another one."""
+        """A hexadecimal digest of all tensors: other photographs have another one."""
         digest = hashlib.sha256(repr(self.ids).encode())
         named = {**self._tensors(), "focal": self.camera.focal, "principal": self.camera.principal}
         for name, tensor in sorted(named.items()):
@@ -99,16 +99,16 @@ def photograph_ids(folder: str | Path) -> tuple[int, ...]:
 def read_photographs(folder: str | Path, ids: Sequence[int] | None = None, image_size: int = 128) -> Photographs:
     """Read photographs by number, resize them by area, and mirror left hands. Needs pillow.
 
-    All lie in memory: 0.2 MB for each at 128 pixels.
+    They are kept in memory: 0.2 MB for each at 128 pixels.
 
     Args:
         folder: see docs/photographs.md.
         ids: which; None takes all.
-        image_size: S.
+        image_size: S, pixels.
 
     Raises:
         FileNotFoundError: no annotations, or no image or mask of that number.
-        ValueError: a number or an array that is missing or does not fit, an image of another size or that is none.
+        ValueError: a number or array that is missing or has a wrong shape or value, or a bad image.
         MissingExtraError: pillow is not installed.
     """
     folder = Path(folder)
@@ -187,8 +187,12 @@ def _read_annotations(folder: Path) -> dict[str, np.ndarray]:
     expect(words <= {"left", "right"}, WHO, "hand of 'left' and 'right'", words)
     for name, row in _ROWS.items():
         if name in data:
-            shape = (len(ids), *row)
-            expect(data[name].shape == shape, WHO, f"{name} {shape}", data[name].shape)
+            shape, got = (len(ids), *row), data[name].shape
+            text = f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
+            fits = len(got) == len(shape) and all(
+                size > 0 if want == "V" else size == want for want, size in zip(shape, got)
+            )
+            expect(fits, WHO, f"{name} {text}", got)
             kind, text = (np.integer, "whole numbers") if name == "hand_id" else (np.number, "numbers")
             expect(np.issubdtype(data[name].dtype, kind), WHO, f"{name} of {text}", data[name].dtype)
     return data

@@ -12,11 +12,11 @@ from texalign._internal import Draws
 from texalign.camera import PinholeCamera
 from texalign.hand import HandModel, rotation_matrices, rotation_vectors
 from texalign.photographs import FittedPhotographs
+from texalign.pretrain.settings import VIEWS
+from texalign.pretrain.subject import Subject
 
-# Images of one hand that a step shows side by side: each prior texture must also explain the other image.
-VIEWS = 2
-# Noise on the mesh through which the prior observes, at full strength: radians on every joint, on the whole hand, and
-# metres of translation. The prior meets such meshes in training a network.
+# Noise on the mesh through which the prior observes, at full strength: radians on every joint and on the whole hand,
+# metres of translation. The meshes of a network in training are wrong, too.
 POSE_NOISE, TURN_NOISE, SHIFT_NOISE = 0.12, 0.06, (0.004, 0.004, 0.012)
 # Photographs of few people in few rooms are shown in other light: factors of all channels, of each, and powers.
 EXPOSURE, TINT, GAMMA = (0.7, 1.4), (0.85, 1.18), (0.75, 1.33)
@@ -41,8 +41,8 @@ class Examples:
         image: (B, 3, S, S).
         camera: B cameras.
         mask: (B, 1, S, S), where the hand's true colours are.
-        vertices: (B, 778, 3) metres, where the hand is.
-        mistaken: gives vertices (B, 778, 3) as a network might predict them.
+        vertices: (B, V, 3) metres, where the hand is.
+        mistaken: gives vertices (B, V, 3) as a network might predict them.
         hand: (B,) int64 on the CPU, equal in a pair that shows one hand in one light, else different.
     """
 
@@ -71,23 +71,23 @@ def joined(parts: Sequence[Examples]) -> Examples:
     )
 
 
-def synthetic_examples(model: HandModel, pairs: int, image_size: int, generator: torch.Generator) -> Examples:
+def synthetic_examples(subject: Subject, pairs: int, image_size: int, generator: torch.Generator) -> Examples:
     """Images of `texalign.synthetic`, two of every hand."""
     batch = synthetic.generate(VIEWS * pairs, image_size, generator, left_share=0, views=VIEWS)
     return Examples(
         image=batch.image,
         camera=batch.camera,
         mask=batch.mask,
-        vertices=batch.vertices,
-        mistaken=lambda source: perturbed_vertices(model, batch, source),
+        vertices=subject.vertices_of(batch.vertices),
+        mistaken=lambda source: subject.vertices_of(perturbed_vertices(subject.model, batch, source)),
         hand=torch.arange(VIEWS * pairs) // VIEWS,
     )
 
 
 def photographed_examples(
-    model: HandModel, fitted: FittedPhotographs, pairs: int, generator: torch.Generator
+    subject: Subject, fitted: FittedPhotographs, pairs: int, generator: torch.Generator
 ) -> Examples:
-    """Photographs drawn evenly, each beside another of the same hand if there is one, both recoloured alike."""
+    """Photographs drawn uniformly, each paired with another of the same hand if there is one, both recoloured alike."""
     rows, same = _draw_pairs(fitted.photographs.hand_id, len(fitted), pairs, generator)
     chosen = fitted.photographs.select(rows)
     vertices = fitted.vertices[rows]
@@ -96,12 +96,13 @@ def photographed_examples(
         def mistaken(source: torch.Generator) -> Tensor:
             return moved_vertices(vertices, source)
     else:
+        vertices = subject.vertices_of(vertices)
         parameters = fitted.parameters.select(rows)
-        pose = rotation_vectors(model.pose_from_angles(parameters.angles, parameters.orientation))
+        pose = rotation_vectors(subject.model.pose_from_angles(parameters.angles, parameters.orientation))
         hands = _Hands(pose, parameters.betas(), parameters.translation)
 
         def mistaken(source: torch.Generator) -> Tensor:
-            return perturbed_vertices(model, hands, source)
+            return subject.vertices_of(perturbed_vertices(subject.model, hands, source))
 
     number = torch.arange(VIEWS * pairs)
     return Examples(
@@ -144,7 +145,7 @@ def recoloured(image: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def perturbed_vertices(model: HandModel, hands: Posed, generator: torch.Generator) -> Tensor:
-    """Right hands with a wrong pose and place, by a strength between 0 and 1 drawn for each: vertices (B, 778, 3)."""
+    """Vertices (B, 778, 3) of hands with a wrong pose and place, by a strength in [0, 1] drawn for each."""
     count = len(hands.pose)
 
     def normal(*shape: int) -> Tensor:
@@ -159,7 +160,7 @@ def perturbed_vertices(model: HandModel, hands: Posed, generator: torch.Generato
 
 
 def moved_vertices(vertices: Tensor, generator: torch.Generator) -> Tensor:
-    """Vertices (B, V, 3) turned about their middle and shifted, by a strength drawn for each: nobody knows the pose."""
+    """Meshes (B, V, 3) of unknown pose, turned about their middle and shifted by a strength drawn for each."""
     draws = Draws(len(vertices), generator, vertices.device)
     strength = draws.uniform(1)
     turn = rotation_matrices(strength * TURN_NOISE * draws.normal(3))

@@ -20,7 +20,7 @@ def from_hub(repo_id: str, revision: str | None = None, surface: HandSurface | N
 
 
 def push_to_hub(encoder: UVTextureEncoder, repo_id: str, private: bool = False) -> str:
-    """Write a prior to a repository, made if need be, as whoever is logged in. Returns the commit's address."""
+    """Write a prior to a repository, made if need be, as the user who is logged in. Returns the commit's address."""
     hub = _hub()
     hub.create_repo(repo_id, private=private, exist_ok=True)
     with TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Reading and writing an encoder's weights: safetensors beside JSON, nothing that could run code."""
+"""Reading and writing an encoder's weights: safetensors and JSON, which cannot run code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 
 def save(path: Path, weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-    """Write weights and configuration, each whole or not at all; the configuration holds the weights' SHA-256."""
+    """Write weights and configuration, each file atomically; the configuration holds the weights' SHA-256."""
     from safetensors.torch import save as to_bytes
 
     expect(path.suffix not in PICKLES, WHO, "a folder or a file NAME.safetensors to save to", path)

@@ -1,22 +1,16 @@
-"""Antialiasing, shared by both backends, so that coverage and its gradient are the same on every machine."""
+"""Antialiasing, shared by all backends, so that coverage and its gradient are the same on every machine."""
 
 from __future__ import annotations
-
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from texalign.rasterize.backend import Rasterization
 from texalign.rasterize.functions import Blend
 from texalign.rasterize.silhouettes import along, crossing, safe_depth, silhouette_pairs
 
 
-class _Found(Protocol):
-    face_index: Tensor
-    nearness: Tensor
-
-
-def antialias(image: Tensor, rasterization: _Found, points: Tensor, faces: Tensor, twins: Tensor) -> Tensor:
+def antialias(image: Tensor, rasterization: Rasterization, points: Tensor, faces: Tensor, twins: Tensor) -> Tensor:
     """Blend pixels across silhouettes by where the silhouette crosses between their centres.
 
     For each pair of 4-neighbours separated by a silhouette edge of the nearer surface, crossed at a distance d (in
@@ -25,20 +19,10 @@ def antialias(image: Tensor, rasterization: _Found, points: Tensor, faces: Tenso
     gives. Method: Laine et al., "Modular primitives for high-performance differentiable rendering" (2020), section 3.6,
     except that the silhouette is searched for by walking over the mesh and not in the pixel's own face only.
 
-    Args:
-        image: (B, H, W, C), premultiplied (0 outside the hand).
-        rasterization: of `rasterize`.
-        points: (B, V, 3), as given to `rasterize`.
-        faces: (F, 3) int64, as given to `rasterize`; vertices must not be split at UV seams.
-        twins: (F, 3) int64, `HandSurface.twins`: the same edge seen from the face across it, -1 at a boundary.
-
-    Returns:
-        (B, H, W, C), differentiable in image and points.
+    Arguments and result are those of `Backend.antialias`.
     """
     with torch.no_grad():
-        pairs = silhouette_pairs(
-            points.detach(), faces, twins, rasterization.face_index, rasterization.nearness.reshape(-1)
-        )
+        pairs = silhouette_pairs(points.detach(), faces, twins, rasterization.face_index, rasterization.nearness)
     screen = (points[..., :2] / safe_depth(points[..., 2:])).reshape(-1, 2)
     start = along(pairs.direction, screen.index_select(0, pairs.start_row) - pairs.centre)
     end = along(pairs.direction, screen.index_select(0, pairs.end_row) - pairs.centre)

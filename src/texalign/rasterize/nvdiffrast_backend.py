@@ -1,8 +1,8 @@
 """The CUDA backend: NVIDIA's nvdiffrast, found at run time, never bundled (its licence allows research use only).
 
-Same signatures as `_torch`, and the same `antialias`: nvdiffrast's own looks for a silhouette in a pixel's own face
-only, which misses two fifths of a hand's outline at 256 pixels (`benchmarks/silhouettes.py` measures it). Differences a
-caller can see: gradients are summed with atomics, hence not bitwise repeatable; pixel centres within 1/16 pixel of an
+It shares the torch backend's `antialias`: nvdiffrast's own looks for a silhouette in a pixel's own face only, which
+misses two fifths of a hand's outline at 256 pixels (`benchmarks/silhouettes.py` measures it). A caller can see
+two differences: gradients are summed with atomics, hence not bitwise repeatable; pixel centres within 1/16 pixel of an
 edge may fall to either face, since corners are snapped to a grid.
 """
 
@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from texalign.rasterize.antialiasing import antialias as antialias
+from texalign.rasterize.antialiasing import antialias
+
+__all__ = ["antialias", "interpolate", "name", "rasterize", "sample_texture"]
 
 name = "nvdiffrast"
 
@@ -27,8 +29,8 @@ _contexts = threading.local()
 _triangle_cache: Any = WeakIdKeyDictionary()
 
 
-class Rasterization:
-    """As the torch backend's; `native` is nvdiffrast's own (u, v, z/w, face + 1) image."""
+class NvdiffrastRasterization:
+    """A `Rasterization` that keeps `native`, nvdiffrast's own (u, v, z/w, face + 1) image (B, H, W, 4)."""
 
     def __init__(self, native: Tensor) -> None:
         self.native = native
@@ -43,32 +45,27 @@ class Rasterization:
         covered = (self.face_index >= 0)[..., None]
         return torch.stack([first, second, 1 - first - second], dim=-1) * covered
 
-    @cached_property
-    def pixels(self) -> Tensor:
-        """(N,) int64, the covered pixels; asking for it synchronises."""
-        return (self.face_index.reshape(-1) >= 0).nonzero()[:, 0]
 
-
-def rasterize(points: Tensor, faces: Tensor, height: int, width: int, near: float) -> Rasterization:
-    """See the torch backend. float32 only, on one CUDA device."""
+def rasterize(points: Tensor, faces: Tensor, height: int, width: int, near: float) -> NvdiffrastRasterization:
+    """See `Backend.rasterize`. Float32 only, on one CUDA device."""
     if points.shape[0] == 0:  # nvdiffrast refuses an empty batch
-        return Rasterization(points.new_zeros(0, height, width, 4))
-    native, _ = dr.rasterize(
-        _context(points.device), _clip_space(points, height, width, near), _triangles(faces), (height, width)
-    )
-    return Rasterization(native)
+        return NvdiffrastRasterization(points.new_zeros(0, height, width, 4))
+    clip = _clip_space(points, height, width, near)
+    # The derivatives in its second output are not used: grad_db=False keeps them out of the backward.
+    native, _ = dr.rasterize(_context(points.device), clip, _triangles(faces), (height, width), grad_db=False)
+    return NvdiffrastRasterization(native)
 
 
-def interpolate(attributes: Tensor, attribute_faces: Tensor, rasterization: Rasterization) -> Tensor:
-    """See the torch backend."""
+def interpolate(attributes: Tensor, attribute_faces: Tensor, rasterization: NvdiffrastRasterization) -> Tensor:
+    """See `Backend.interpolate`."""
     native = rasterization.native
     if native.shape[0] == 0:
         return native.new_zeros(*native.shape[:3], attributes.shape[-1])
     return dr.interpolate(attributes.contiguous(), native, _triangles(attribute_faces))[0]
 
 
-def sample_texture(texture: Tensor, uv: Tensor, rasterization: Rasterization, redirect: Tensor) -> Tensor:
-    """See the torch backend."""
+def sample_texture(texture: Tensor, uv: Tensor, rasterization: NvdiffrastRasterization, redirect: Tensor) -> Tensor:
+    """See `Backend.sample_texture`."""
     if uv.shape[0] == 0:
         return uv.new_zeros(*uv.shape[:3], texture.shape[1] + 1)
     texture = texture.flatten(2).index_select(2, redirect).reshape(texture.shape)

@@ -85,9 +85,9 @@ def silhouette_pairs(
         faces: (F, 3) int64.
         twins: (F, 3) int64, `HandSurface.twins`.
         face_index: (B, H, W) int64.
-        nearness: (B·H·W,) float, larger = nearer, 0 on the background.
+        nearness: (B, H, W) float, larger = nearer, 0 on the background.
     """
-    own, other = _differing_pairs(face_index, nearness)
+    own, other = _differing_pairs(face_index, nearness.reshape(-1))
     height, width = face_index.shape[1:]
     sample, centre, direction = _steps(own, other, height, width, points.dtype)
     screen = (points[..., :2] / safe_depth(points[..., 2:])).reshape(-1, 2)

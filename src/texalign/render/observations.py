@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from texalign._internal import expect
+from texalign._internal import expect, expect_floating, expect_shape
 
 # Surface seen at less than about 15 degrees: its colour is smeared over many texels and mixed with what lies behind.
 MINIMUM_COSINE = 0.25
@@ -26,13 +26,11 @@ class UVObservations:
     valid: Tensor
 
     def __post_init__(self) -> None:
-        batch, count = self.valid.shape[:2] if self.valid.dim() == 2 else (-1, -1)
-        expect(self.valid.dim() == 2, "UVObservations", "valid (B, N)", tuple(self.valid.shape))
-        expect(self.uv.shape == (batch, count, 2), "UVObservations", f"uv ({batch}, {count}, 2)", tuple(self.uv.shape))
-        expect(
-            self.rgb.shape == (batch, count, 3), "UVObservations", f"rgb ({batch}, {count}, 3)", tuple(self.rgb.shape)
-        )
-        expect(self.valid.dtype == torch.bool, "UVObservations", "valid of dtype torch.bool", self.valid.dtype)
+        who = "UVObservations"
+        batch, count = expect_shape(self.valid, who, "valid", ("B", "N")).shape
+        expect(self.valid.dtype == torch.bool, who, "valid of dtype torch.bool", self.valid.dtype)
+        expect_floating(self.uv, who, "uv", (batch, count, 2))
+        expect_floating(self.rgb, who, "rgb", (batch, count, 3))
 
     def detach(self) -> UVObservations:
         """The same values without a graph."""

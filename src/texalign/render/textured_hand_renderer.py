@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from texalign._internal import Unscriptable, expect, expect_floating, expect_same_device, opaque
 from texalign.camera import PinholeCamera
-from texalign.rasterize import BACKENDS, select_backend
+from texalign.rasterize import backend_names, require_backend, select_backend
 from texalign.render.observations import UVObservations
 from texalign.render.rendering import Rendering
 from texalign.render.scene import Scene, check_count, check_images, check_texture
@@ -24,14 +24,16 @@ class TexturedHandRenderer(Unscriptable, nn.Module):
     Args:
         surface: the hand's topology and atlas.
         image_size: pixels, an int for a square or (height, width).
-        backend: ``"torch"`` (any device, deterministic on the CPU), ``"nvdiffrast"`` (CUDA), or ``"auto"``: nvdiffrast
-            for tensors on a CUDA device where it works, torch elsewhere.
+        backend: ``"torch"`` (any device, deterministic on the CPU), ``"nvdiffrast"`` (CUDA), a name given to
+            `texalign.rasterize.register_backend`, or ``"auto"``: nvdiffrast for tensors on a CUDA device where it
+            works, torch elsewhere.
         near: metres; faces are clipped at this depth.
         validate: also look at values, and raise where a sample would be dropped. Synchronises; meant for debugging.
 
     Raises:
         ValueError: an unknown backend, or a size that is not positive.
-        RuntimeError: ``backend="nvdiffrast"`` and it does not run here; the message says why.
+        RuntimeError: ``backend="nvdiffrast"``, or another for one type of device, and it does not run here; the
+            message says why.
     """
 
     def __init__(
@@ -48,17 +50,16 @@ class TexturedHandRenderer(Unscriptable, nn.Module):
         size = tuple(image_size) if isinstance(image_size, (tuple, list, torch.Size)) else (image_size, image_size)
         whole = len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size)
         expect(whole, WHO, "image_size > 0, one int or (height, width)", repr(image_size))
-        expect(backend in ("auto", *BACKENDS), WHO, "backend auto, torch or nvdiffrast", repr(backend))
+        *others, last = ("auto", *backend_names())
+        expect(backend in (*others, last), WHO, f"backend {', '.join(others)} or {last}", repr(backend))
         expect(near > 0, WHO, "near > 0", near)
         self.surface = surface
         self.height, self.width = size
         self.backend = backend
         self.near = float(near)
         self.validate = validate
-        if backend == "nvdiffrast":
-            select_backend(
-                backend, torch.device("cuda", torch.cuda.current_device() if torch.cuda.is_available() else 0)
-            )
+        if backend != "auto":
+            require_backend(backend)
 
     def scene(self, vertices: Tensor, camera: PinholeCamera) -> Scene:
         """Rasterize the hands once, to draw, observe and unwrap them as often as wanted.

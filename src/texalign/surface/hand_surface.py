@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from texalign._internal import computes_constants, expect, hand_asset
+from texalign._internal import computes_constants, expect, expect_same_device, expect_tensor, hand_asset
 from texalign.rasterize import select_backend
 from texalign.surface.obj import read_obj
 from texalign.surface.topology import atlas_digest, boundary_loops, check_topology, relative_winding, twin_edges
@@ -211,14 +211,23 @@ class HandSurface(nn.Module):
         """Which face and barycentric point lies under the centre of each texel of a T × T texture. Cached."""
         key = (texture_size, self.faces.device)
         if key not in self._texel_maps:
-            self._texel_maps[key] = _texel_map(self.uv, self.uv_faces, texture_size)
+            # A map made in inference mode would be of no use to a training step.
+            with torch.inference_mode(False):
+                self._texel_maps[key] = _texel_map(self.uv, self.uv_faces, texture_size)
         return self._texel_maps[key]
 
     def dilated(self, texture: Tensor) -> Tensor:
         """Texture (B, C, T, T) with the texels just outside the charts overwritten by the nearest one inside.
 
         A bilinear lookup at a chart's border then never mixes in what lies between the charts. Differentiable.
+
+        Raises:
+            ValueError: another shape, or another device than the surface's.
         """
+        who = "HandSurface.dilated"
+        shape = tuple(expect_tensor(texture, who, "texture").shape)
+        expect(len(shape) == 4 and shape[2] == shape[3] > 0, who, "texture (B, C, T, T)", shape)
+        expect_same_device(who, surface=self.faces, texture=texture)
         redirect = self.texel_map(texture.shape[-1]).redirect
         return texture.flatten(2).index_select(2, redirect).reshape(texture.shape)
 

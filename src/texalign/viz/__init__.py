@@ -1,18 +1,10 @@
 """Pictures of hands, textures and what the loss sees."""
 
-from texalign.viz.drawing import (
-    contact_sheet,
-    mark,
-    outline,
-    overlay,
-    save_gif,
-    save_png,
-    shade,
-    skin_texture,
-    to_uint8,
-    uv_checker,
-)
+from texalign.viz.checker import uv_checker
+from texalign.viz.drawing import mark, outline, overlay
+from texalign.viz.files import save_gif, save_png, to_uint8
 from texalign.viz.loss_sheet import RESIDUAL_GAIN, alignment_sheet, residual_heat, texture_picture
+from texalign.viz.sheets import contact_sheet
 
 __all__ = [
     "RESIDUAL_GAIN",
@@ -24,8 +16,6 @@ __all__ = [
     "residual_heat",
     "save_gif",
     "save_png",
-    "shade",
-    "skin_texture",
     "texture_picture",
     "to_uint8",
     "uv_checker",

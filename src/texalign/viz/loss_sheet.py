@@ -7,7 +7,8 @@ from torch.nn.functional import interpolate, pad
 from texalign._internal import dilate, expect, expect_floating, flipped_images
 from texalign.loss import EVIDENCE_LIMIT, LossDetails, dilation_radius
 from texalign.surface import HandSurface
-from texalign.viz.drawing import contact_sheet, outline, overlay
+from texalign.viz.drawing import outline, overlay
+from texalign.viz.sheets import contact_sheet
 
 # What a residual of one third is drawn as: white.
 RESIDUAL_GAIN = 3.0

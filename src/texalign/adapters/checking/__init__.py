@@ -1,5 +1,6 @@
-"""A look at a first batch: what is wired wrongly in a new network, in words."""
+"""`check`: what looks wrong in a first batch, in words."""
 
+from texalign.adapters.checking.agreement import MeanColour
 from texalign.adapters.checking.check_batch import CheckReport, check
 
-__all__ = ["CheckReport", "check"]
+__all__ = ["CheckReport", "MeanColour", "check"]

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from texalign._internal import expect, expect_flags, expect_floating, expect_same_device, expect_tensor, finite_samples
-from texalign.adapters.checking.evidence import Correction, Evidence, flips, moves
+from texalign.adapters.checking.agreement import Agreement
+from texalign.adapters.checking.corrections import Correction, flips, moves
 from texalign.adapters.checking.numbers import countable, in_frame, in_front, in_metres, in_pixels, readable, usable
 from texalign.camera import PinholeCamera
 from texalign.loss import LossInputs
@@ -16,14 +17,16 @@ from texalign.surface import HandSurface
 from texalign.viz import contact_sheet, outline, save_png
 
 WHO = "check"
-# In units of the loss. On synthetic images it is −3 for meshes that fit and −0.3 for those that do not, in the mean.
-# This much must a correction gain to be believed with a few images, and with several, and this low must it end.
+# In units of the loss: on synthetic images its mean is −3 for meshes that fit and −0.3 for those that do not.
+# Minimum decrease of the loss for a correction to be reported, with fewer than SEVERAL images and with more, and the
+# highest loss that it may end at.
 GAIN_ALONE, GAIN_AMONG, FITS = 1.25, 0.5, -0.5
 SEVERAL = 4
-# Where it is below this in most images, no camera is off by half an image.
+# With a median below this, no camera is off by half an image.
 AGREES = -1.2
-# A correction that helps three images in four, and brings them to this in the median, needs no rival.
+# A correction that helps three images in four and ends below this in the median: no other is tried.
 CLEAR = -1.5
+# With a median above this, the images do not look like hands where the meshes are.
 NO_AGREEMENT = -0.3
 COMPARED = SHOWN = 16
 
@@ -89,32 +92,25 @@ def check(
         ValueError: shapes that do not belong together, or an empty batch.
     """
     surface = HandSurface.mano() if surface is None else surface
-    _check_shapes(vertices, camera, image, mask, valid, is_right)
+    _check_shapes(LossInputs(vertices, camera, image, mask, valid), is_right)
     surface = surface.to(vertices.device)
     findings: list[str] = []
     image = readable(image, findings)
     mask, valid = usable("mask", mask, findings), usable("valid", valid, findings)
     fits = countable(vertices, surface.vertex_count, findings)
-    vertices, camera = vertices.float(), camera.to(dtype=torch.float32)
-    overlay = _overlay(vertices, camera, image, surface) if fits else image
+    inputs = LossInputs(vertices, camera, image, mask, valid).as_float32()
+    overlay = _overlay(inputs, surface) if fits else image
     if path is not None:
         save_png(path, contact_sheet(_rows(overlay[:SHOWN])))
     if fits and float(image.amax()) > float(image.amin()):
         if is_right is not None:
-            inputs = LossInputs(vertices, camera, image, mask, valid)
-            vertices, camera, image, mask, valid = inputs.mirrored(~surface.same_side(is_right))
-        _compare(vertices, camera, image, mask, valid, surface, findings)
+            inputs = inputs.mirrored(~surface.same_side(is_right))
+        _compare(inputs, surface, findings)
     return CheckReport(tuple(findings), overlay)
 
 
-def _check_shapes(
-    vertices: Tensor,
-    camera: PinholeCamera,
-    image: Tensor,
-    mask: Tensor | None,
-    valid: Tensor | None,
-    is_right: Tensor | None,
-) -> None:
+def _check_shapes(inputs: LossInputs, is_right: Tensor | None) -> None:
+    vertices, camera, image, mask, valid = inputs
     expect_floating(vertices, WHO, "vertices", ("B", "V", 3))
     batch = len(vertices)
     expect(batch > 0, WHO, "at least one sample", 0)
@@ -135,7 +131,8 @@ def _check_shapes(
     expect_same_device(WHO, vertices=vertices, camera=camera.focal, image=image, mask=mask, valid=valid)
 
 
-def _overlay(vertices: Tensor, camera: PinholeCamera, image: Tensor, surface: HandSurface) -> Tensor:
+def _overlay(inputs: LossInputs, surface: HandSurface) -> Tensor:
+    vertices, camera, image = inputs[:3]
     renderer = TexturedHandRenderer(surface, (image.shape[2], image.shape[3]))
     coverage = renderer(vertices, camera, vertices.new_zeros(1, 3, 1, 1)).coverage
     return outline(image, coverage, width=max(1, min(image.shape[2:]) // 128))
@@ -145,16 +142,9 @@ def _rows(images: Tensor) -> list[list[Tensor]]:
     return [[*images[start : start + 4]] for start in range(0, len(images), 4)]
 
 
-def _compare(
-    vertices: Tensor,
-    camera: PinholeCamera,
-    image: Tensor,
-    mask: Tensor | None,
-    valid: Tensor | None,
-    surface: HandSurface,
-    findings: list[str],
-) -> None:
-    """Look at the geometry, and where it may be seen at all, at what the images say about it."""
+def _compare(inputs: LossInputs, surface: HandSurface, findings: list[str]) -> None:
+    """Check the geometry, then compare with the images the meshes that can be seen."""
+    vertices, camera, image, mask, valid = inputs
     sane = finite_samples(vertices) & finite_samples(camera.focal) & finite_samples(camera.principal)
     sane = sane & (camera.focal > 0).all(dim=1)
     if not bool(sane.all()):
@@ -177,14 +167,14 @@ def _compare(
         return
     vertices, camera, index = vertices[before], camera[before], index[before]
     within = in_frame(vertices, camera, height, width, findings)
-    evidence = Evidence(surface, image, mask, valid)
-    value, _, coverage = evidence(vertices, camera, index)
-    if evidence.mask is not None and _is_inverted(coverage, evidence.mask[index]):
+    agreement = Agreement(surface, image, mask, valid)
+    value, _, coverage = agreement(vertices, camera, index)
+    if agreement.mask is not None and _is_inverted(coverage, agreement.mask[index]):
         findings.append("mask is 0 under the meshes and 1 around them: it is inverted.")
-        evidence.mask = 1 - evidence.mask
-        value, _, coverage = evidence(vertices, camera, index)
+        agreement.mask = 1 - agreement.mask
+        value, _, coverage = agreement(vertices, camera, index)
     found = len(findings)
-    inside_out = evidence.inside_out(vertices)
+    inside_out = agreement.inside_out(vertices)
     for which in (True, False):
         group = (inside_out == which).nonzero()[:, 0]
         if not len(group):
@@ -196,11 +186,11 @@ def _compare(
             corrections = [correction for correction in corrections if correction.of_some]
         # A few hands somewhere else find something like them too often.
         if (several and not agrees) or not bool(within[group].all()):
-            off = None if evidence.mask is None else _off_mask(coverage[group], evidence, index[group])
+            off = None if agreement.mask is None else _off_mask(coverage[group], agreement, index[group])
             corrections += moves(vertices[group], camera[group], height, width, off)
         # Something is wrong with a mesh that is inside out; with others, it must be shown first.
         margin = GAIN_AMONG if several or which else GAIN_ALONE
-        said = _explain(evidence, corrections, index[group], value[group], margin)
+        said = _explain(agreement, corrections, index[group], value[group], margin)
         if which:
             count = f"{len(group)} of {len(vertices)} meshes are inside out"
             left = (
@@ -219,13 +209,13 @@ def _compare(
 
 
 def _explain(
-    evidence: Evidence, corrections: list[Correction], index: Tensor, as_it_is: Tensor, margin: float
+    agreement: Agreement, corrections: list[Correction], index: Tensor, as_it_is: Tensor, margin: float
 ) -> str | None:
-    """The mistake whose correction the images prefer to what there is, with how sure that is, or None."""
+    """A sentence on the mistake whose correction decreases the loss most, or None."""
     count = len(index)
     best: tuple[float, str] | None = None
     for correction in corrections:
-        value, skipped, _ = evidence(correction.vertices, correction.camera, index)
+        value, skipped, _ = agreement(correction.vertices, correction.camera, index)
         gain = torch.where(skipped, -3.0, (as_it_is - value).clamp(-3, 3))
         believed = (gain > margin) & (value < FITS)
         better = int(believed.sum())
@@ -250,12 +240,12 @@ def _is_inverted(coverage: Tensor, mask: Tensor) -> bool:
     return bool(((under < 0.4) & (around > 0.6) & seen).float().mean() > 0.5)
 
 
-def _off_mask(coverage: Tensor, evidence: Evidence, index: Tensor) -> Tensor | None:
+def _off_mask(coverage: Tensor, agreement: Agreement, index: Tensor) -> Tensor | None:
     """(2,) pixels of the whole image: the median way from the meshes' centres to their masks', or None."""
-    assert evidence.mask is not None
-    mask = evidence.mask[index]
+    assert agreement.mask is not None
+    mask = agreement.mask[index]
     ways = _centres(mask) - _centres(coverage)
-    ways = ways[torch.isfinite(ways).all(dim=1)] / evidence.scale
+    ways = ways[torch.isfinite(ways).all(dim=1)] / agreement.scale
     return ways.median(dim=0).values if len(ways) else None
 
 

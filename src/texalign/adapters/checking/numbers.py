@@ -1,4 +1,4 @@
-"""What the numbers of a batch say by themselves, each function a list of sentences longer where something is wrong."""
+"""Checks of a batch's values; each appends one sentence per problem to `findings`."""
 
 from __future__ import annotations
 

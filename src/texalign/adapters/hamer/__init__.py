@@ -1,4 +1,4 @@
-"""The loss in HaMeR's own training, beside the model and not in it."""
+"""The loss added to HaMeR's own training, without changing the model."""
 
 from texalign.adapters.hamer.attachment import DEFAULT_WEIGHT, HamerAttachment, attach
 from texalign.adapters.hamer.inputs import loss_inputs

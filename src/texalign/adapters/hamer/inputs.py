@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from texalign._internal import expect, expect_floating
-from texalign.adapters.inputs import IMAGENET_MEAN, IMAGENET_STD, unnormalised, usable_cam
+from texalign.adapters.inputs import IMAGENET_MEAN, IMAGENET_STD, side_of, unnormalised, usable_cam
 from texalign.camera import PinholeCamera
 from texalign.loss import LossInputs
 
@@ -50,9 +50,8 @@ def loss_inputs(
     for name, (mapping, keys) in needed.items():
         for key in keys:
             expect(key in mapping, who, f"{name} with {key!r}", sorted(map(str, mapping)))
-    image = expect_floating(batch["img"], who, "batch['img']", ("B", 3, "S", "S"))
-    count, size = image.shape[0], image.shape[-1]
-    expect(image.shape[2] == size, who, "batch['img'] (B, 3, S, S)", tuple(image.shape))
+    image = batch["img"]
+    size, count = side_of(image, who, "batch['img']"), len(image)
     cam = expect_floating(output["pred_cam"], who, "output['pred_cam']", (count, 3))
     vertices = output["pred_vertices"] if vertices is None else vertices
     expect_floating(vertices, who, "output['pred_vertices']", (count, "V", 3))

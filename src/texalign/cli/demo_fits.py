@@ -1,0 +1,86 @@
+"""The demo's two fits from one start: by keypoints alone, and by keypoints and texture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from texalign.hand import Hand, HandModel, HandParameters, keypoint_objective, pose_hand, refine
+from texalign.loss import DenseTextureAlignmentLoss
+from texalign.photographs import Photographs
+from texalign.prior import UVTextureEncoder
+from texalign.render import TexturedHandRenderer
+from texalign.surface import HandSurface
+
+START, ALONE, TOGETHER = "start", "keypoints only", "keypoints + texture"
+# The loss's weight beside that of the keypoints.
+TEXTURE_WEIGHT = 2.0
+RATE = 0.02
+# A share of the image's side: 8 px at 128, at which a keypoint begins to lose its pull.
+KEYPOINT_SCALE = 1 / 16
+# Hands whose way is kept for the animation.
+MOVING = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """Two refinements from one start.
+
+    Attributes:
+        hands: B hands by the names `START`, `ALONE` and `TOGETHER`.
+        tracks: of the first `MOVING` hands, their vertices before every step and at the end, by `ALONE` and `TOGETHER`.
+        loss: that was added in `TOGETHER`, with ``reduction="none"``.
+    """
+
+    hands: dict[str, Hand]
+    tracks: dict[str, list[Tensor]]
+    loss: DenseTextureAlignmentLoss
+
+
+def align(
+    model: HandModel,
+    hands: Photographs,
+    start: HandParameters,
+    steps: int,
+    seed: int = 0,
+    tick: Callable[[], object] = lambda: None,
+) -> Alignment:
+    """Refine the start twice: with keypoints only, and with `DenseTextureAlignmentLoss` and the bundled prior as well.
+
+    Args:
+        model: the hand, or `KnownShape`.
+        hands: B right hands.
+        start: of B hands.
+        steps: of each refinement.
+        seed: of the loss's draws.
+        tick: called before every step.
+    """
+    size = hands.image.shape[-1]
+    surface = HandSurface.mano()
+    renderer = TexturedHandRenderer(surface, size)
+    loss = DenseTextureAlignmentLoss(renderer, UVTextureEncoder.from_pretrained(surface=surface), reduction="none")
+    draws = torch.Generator().manual_seed(seed)
+
+    def texture(hand: Hand) -> Tensor:
+        value: Tensor = loss(hand.vertices, hands.camera, hands.image, generator=draws)
+        return TEXTURE_WEIGHT * value
+
+    with torch.no_grad():
+        posed = {START: pose_hand(model, start)}
+    tracks: dict[str, list[Tensor]] = {ALONE: [], TOGETHER: []}
+    for name, extra in ((ALONE, None), (TOGETHER, texture)):
+        track = tracks[name]
+
+        def watch(step: int, parameters: HandParameters, hand: Hand, track: list[Tensor] = track) -> None:
+            track.append(hand.vertices[:MOVING].detach())
+            tick()
+
+        objective = keypoint_objective(model, hands.camera, hands.keypoints, KEYPOINT_SCALE * size, extra)
+        end = refine(model, start, objective, steps, RATE, watch)
+        with torch.no_grad():
+            posed[name] = pose_hand(model, end)
+        track.append(posed[name].vertices[:MOVING])
+    return Alignment(posed, tracks, loss)
