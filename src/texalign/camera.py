@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,14 +55,33 @@ class PinholeCamera:
         """From intrinsic matrices.
 
         Args:
-            K: (B, 3, 3) or (3, 3) float, pixels, no skew (K[0, 1] is ignored).
+            K: (B, 3, 3) or (3, 3) float, pixels, without skew or rotation.
             pixel_offset: pixels added to the principal point: 0.5 for a K whose integer coordinates are pixel centres
                 (OpenCV's calibration, FreiHAND, HO3D), 0 for one whose pixel centres lie at half integers.
+
+        Raises:
+            ValueError: a K with skew or rotation, such as that of a rotated crop: it is refused on the CPU; on other
+                devices, where that would make the host wait, the camera's focal length is NaN and the sample skipped.
         """
         if isinstance(K, Tensor) and K.dim() == 2:
             K = K[None]
         expect_floating(K, "PinholeCamera.from_intrinsics", "K", ("B", 3, 3))
-        return cls(focal=K[:, [0, 1], [0, 1]], principal=K[:, :2, 2] + pixel_offset)
+        focal, skew = K[:, [0, 1], [0, 1]], K[:, [0, 1], [1, 0]]
+        last = torch.cat([K[:, 2, :2], K[:, 2, 2:] - 1], dim=1).abs().amax(dim=1)
+        # A ten-thousandth of the focal length moves a pixel at the border of a crop by a hundredth.
+        unreadable = ~torch.isfinite(K).flatten(1).all(dim=1)  # said by the renderer
+        good = unreadable | ((skew.abs() <= 1e-4 * focal.abs()).all(dim=1) & (last <= 1e-4))
+        if K.device.type == "cpu" and not bool(good.all()):
+            sample = int((~good).nonzero()[0])
+            expect(
+                False,
+                "PinholeCamera.from_intrinsics",
+                "K with K[0, 1] = K[1, 0] = 0 and a last row (0, 0, 1); for an image turned in its plane, the upright "
+                "camera's rotated(angle)",
+                f"{[[round(value, 4) for value in row] for row in K[sample].tolist()]} in sample {sample}",
+            )
+        # On another device the host does not wait to know: the loss drops a camera without focal length, and says so.
+        return cls(focal=torch.where(good[:, None], focal, torch.nan), principal=K[:, :2, 2] + pixel_offset)
 
     @classmethod
     def from_weak_perspective(
@@ -139,15 +159,59 @@ class PinholeCamera:
             principal = torch.where(which[:, None], principal, self.principal)
         return PinholeCamera(self.focal, principal)
 
-    def cropped(self, left_top: Tensor, scale: Tensor) -> PinholeCamera:
+    def rotated(
+        self, angle: Tensor | float, about: Tensor | Sequence[float] | None = None
+    ) -> tuple[PinholeCamera, Tensor]:
+        """The camera of the image turned in its plane, and the rotation to apply to the scene with it.
+
+        A loader that crops by a similarity p → s · R(angle) p + t sees ``vertices @ rotation.transpose(1, 2)`` through
+        ``camera.rotated(angle, about=(0, 0))``, then ``.cropped(-t / s, s)``.
+
+        Args:
+            angle: (B,) or a number, radians, from x (right) towards y (down).
+            about: (B, 2), or two numbers for all: the pixel that stays where it is; None is the principal point.
+
+        Returns:
+            The camera, and rotation (B, 3, 3) about the viewing axis: a point x becomes rotation @ x.
+
+        Raises:
+            ValueError: the two focal lengths differ, so that no pinhole camera sees the turned image.
+        """
+        focal, who = self.focal, "PinholeCamera.rotated"
+        angle = torch.as_tensor(angle, dtype=focal.dtype, device=focal.device).expand(self.batch_size)
+        square = (focal[:, 0] - focal[:, 1]).abs() <= 1e-3 * focal[:, 0].abs()
+        if focal.device.type == "cpu":
+            expect(bool((square | ~torch.isfinite(focal).all(dim=1)).all()), who, "fx = fy", focal.tolist())
+        cosine, sine, zero, one = angle.cos(), angle.sin(), torch.zeros_like(angle), torch.ones_like(angle)
+        rows = [cosine, -sine, zero, sine, cosine, zero, zero, zero, one]
+        rotation = torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
+        fixed = self.principal if about is None else self._pairs(about, who, "about")
+        turned = (rotation[:, :2, :2] @ (self.principal - fixed)[..., None])[..., 0] + fixed
+        return PinholeCamera(torch.where(square[:, None], focal, torch.nan), turned), rotation
+
+    def cropped(self, left_top: Tensor | Sequence[float], scale: Tensor | Sequence[float] | float) -> PinholeCamera:
         """The camera of a crop, resized: pixel p of this image becomes (p − left_top) · scale.
 
         Args:
-            left_top: (B, 2) or (2,) float, pixels of this image: where the crop's corner (0, 0) lies.
-            scale: (B, 2), (B, 1) or scalar tensor: crop pixels per image pixel. A pyramid's half size is 0.5 with
-                left_top 0: pixel edges stay edges, so no half-pixel terms appear.
+            left_top: (B, 2), or two numbers for all: pixels of this image, where the crop's corner (0, 0) lies.
+            scale: (B, 2) or (B, 1), or two numbers or one for all: crop pixels per image pixel. A pyramid's half size
+                is 0.5 with left_top 0: pixel edges stay edges, so no half-pixel terms appear.
+
+        Raises:
+            ValueError: another shape.
         """
+        who = "PinholeCamera.cropped"
+        left_top, scale = self._pairs(left_top, who, "left_top"), self._pairs(scale, who, "scale")
         return PinholeCamera(self.focal * scale, (self.principal - left_top) * scale)
+
+    def _pairs(self, values: Tensor | Sequence[float] | float, who: str, name: str) -> Tensor:
+        """(B, 2) like the focal lengths, of (B, 2), (B, 1), (2,) or a single number."""
+        numbers = torch.as_tensor(values, dtype=None if isinstance(values, Tensor) else self.focal.dtype)
+        numbers = numbers.to(device=self.focal.device)
+        shape, batch = tuple(numbers.shape), self.batch_size
+        fits = shape in ((), (1,), (2,), (batch, 1), (batch, 2), (1, 1), (1, 2))
+        expect(fits, who, f"{name} ({batch}, 2), ({batch}, 1), (2,) or a number", shape)
+        return numbers.expand(batch, 2)
 
     def __getitem__(self, index: Tensor | slice) -> PinholeCamera:
         """Some of the cameras: a slice, numbers (N,) or a mask (B,)."""

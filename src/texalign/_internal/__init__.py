@@ -10,7 +10,8 @@ from texalign._internal.checks import (
     expect_tensor,
     finite_samples,
 )
-from texalign._internal.compile import opaque
+from texalign._internal.compile import Unscriptable, opaque
+from texalign._internal.constants import computes_constants
 from texalign._internal.draws import Draws, per_sample
 from texalign._internal.extras import DEMO_EXTRA_MISSING, MissingExtraError
 from texalign._internal.files import write_whole
@@ -21,7 +22,9 @@ __all__ = [
     "DEMO_EXTRA_MISSING",
     "Draws",
     "MissingExtraError",
+    "Unscriptable",
     "box_blur",
+    "computes_constants",
     "dilate",
     "expect",
     "expect_flags",

@@ -1,4 +1,4 @@
-"""Keeping `torch.compile` out of code whose shapes depend on data."""
+"""Compilers and code whose shapes depend on data."""
 
 from __future__ import annotations
 
@@ -23,3 +23,13 @@ def opaque(function: Function) -> Function:
         return chosen(*args, **kwargs)
 
     return call  # type: ignore[return-value]
+
+
+class Unscriptable:
+    """A module that says why `torch.jit.script` cannot compile it."""
+
+    def __prepare_scriptable__(self) -> None:
+        raise RuntimeError(
+            f"{type(self).__name__} cannot be compiled by torch.jit.script, since its shapes depend on the data: "
+            "use torch.compile, or script the network without it"
+        )

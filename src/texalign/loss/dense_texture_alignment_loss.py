@@ -1,17 +1,19 @@
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
 
-from texalign._internal import expect, expect_flags, expect_same_device, opaque
+from texalign._internal import Unscriptable, expect, expect_flags, expect_same_device, opaque
 from texalign.camera import PinholeCamera
 from texalign.loss.details import LossDetails
 from texalign.loss.evidence import MINIMUM_PIXELS, region_competition
+from texalign.loss.first_batch import first_batch_findings
 from texalign.loss.forearm import beyond_wrist
 from texalign.loss.gradient_bound import GradientBound
-from texalign.loss.inputs import LossInputs
+from texalign.loss.inputs import LARGEST_COLOUR, LossInputs
 from texalign.loss.likelihoods import ResidualCost, laplace_cost
 from texalign.prior import UVTextureEncoder
 from texalign.render import TexturedHandRenderer, check_values
@@ -20,7 +22,7 @@ from texalign.surface import HandSurface
 WHO = "DenseTextureAlignmentLoss"
 
 
-class DenseTextureAlignmentLoss(nn.Module):
+class DenseTextureAlignmentLoss(Unscriptable, nn.Module):
     """How much more the covered pixels look like this hand than like the image's background: low when aligned.
 
     For every pixel, evidence = −log p(colour | hand) + log p(colour | background), clamped to ±6. The hand's colour is
@@ -82,6 +84,7 @@ class DenseTextureAlignmentLoss(nn.Module):
         self.max_grad = float(max_grad)
         self.reduction = reduction
         self.validate = validate
+        self._first_batch_seen = False
         loops = renderer.surface.boundary_loops
         wrist = torch.tensor(max(loops, key=len) if loops else (), dtype=torch.int64)
         self.wrist: Tensor
@@ -201,14 +204,14 @@ class DenseTextureAlignmentLoss(nn.Module):
 
     @opaque
     def _compare(self, inputs: LossInputs, group: Tensor | None, generator: torch.Generator | None) -> LossDetails:
-        bound = GradientBound(self.max_grad)
-        (vertices, camera, image, mask, valid), unreadable = inputs.readable()
+        bound, given = GradientBound(self.max_grad), inputs
+        inputs, unreadable = inputs.readable()
+        vertices, camera, image, mask, valid = inputs
+        assert valid is not None
         vertices = bound.enter(vertices)
-        observed = mask
-        if valid is not None:
-            observed = valid if mask is None else mask * valid
-            # Padding proves nothing: there the mask does not repel.
-            mask = None if mask is None else 1 - (1 - mask) * valid
+        observed = valid if mask is None else mask * valid
+        # Padding proves nothing: there the mask does not repel.
+        mask = None if mask is None else torch.lerp(torch.ones_like(mask), mask, valid)
         with torch.autocast(vertices.device.type, enabled=False):
             scene = self.renderer.scene(vertices, camera)
             with torch.no_grad():
@@ -216,18 +219,24 @@ class DenseTextureAlignmentLoss(nn.Module):
         with torch.set_grad_enabled(self.train_texture and torch.is_grad_enabled()):
             texture = self.encoder(observations, **({} if group is None else {"group": group}))
         with torch.autocast(vertices.device.type, enabled=False):
+            texture, unusable = _usable_texture(texture)
             rendering = scene.draw(texture)
             with torch.no_grad():
-                region = self._before_wrist(scene.points)
-                region = region if valid is None else region * valid
+                region = self._before_wrist(scene.points) * valid
             found = region_competition(rendering.image, rendering.coverage, image, region, mask, self.residual_cost)
             with torch.no_grad():
-                shown = (rendering.coverage * region).sum(dim=(1, 2, 3)) >= MINIMUM_PIXELS
-                skipped = rendering.dropped | unreadable | ~observations.valid.any(dim=1) | ~shown
+                hidden = (rendering.coverage * region).sum(dim=(1, 2, 3)) < MINIMUM_PIXELS
+                unseen = ~observations.valid.any(dim=1)
+                skipped = rendering.dropped | unreadable | unusable | hidden | unseen
+            if not self._first_batch_seen and len(skipped):
+                reasons = {"dropped": rendering.dropped, "unreadable": unreadable, "unusable": unusable}
+                visible = ~(rendering.dropped | unreadable | hidden)
+                reasons |= {"hidden": hidden & ~rendering.dropped, "inside out": unseen & visible}
+                self._look_at_first_batch(given, skipped, reasons)
             per_sample = bound.leave(torch.where(skipped, found.per_sample * 0, found.per_sample))
         return LossDetails(
             per_sample=per_sample,
-            texture=texture.detach().float(),
+            texture=texture.detach(),
             rendering=rendering,
             fitted=found.fitted,
             residual=found.residual,
@@ -235,6 +244,14 @@ class DenseTextureAlignmentLoss(nn.Module):
             coverage=rendering.coverage.detach(),
             skipped=skipped,
         )
+
+    def _look_at_first_batch(self, inputs: LossInputs, skipped: Tensor, reasons: dict[str, Tensor]) -> None:
+        """Warn of what looks wrong. Once in a module's life, since it waits for the device."""
+        self._first_batch_seen = True
+        loops = self.renderer.surface.boundary_loops
+        boundary = torch.tensor([vertex for loop in loops for vertex in loop], dtype=torch.int64).to(skipped.device)
+        for finding in first_batch_findings(inputs, boundary, skipped, reasons, WHO):
+            warnings.warn(f"{WHO}: {finding}. texalign.adapters.check says more", UserWarning, stacklevel=2)
 
     def _before_wrist(self, points: Tensor) -> Tensor:
         """(B, 1, H, W): 0 beyond the open wrist, 1 elsewhere."""
@@ -247,6 +264,13 @@ class DenseTextureAlignmentLoss(nn.Module):
     def extra_repr(self) -> str:
         """What `print` shows."""
         return f"token_count={self.token_count}, max_grad={self.max_grad:g}, reduction={self.reduction!r}"
+
+
+def _usable_texture(texture: Tensor) -> tuple[Tensor, Tensor]:
+    """In float32, black where a sample holds a value that is not finite or beyond 1e4; and which samples do."""
+    texture = texture.float()
+    good = (texture.detach().abs() <= LARGEST_COLOUR).flatten(1).all(dim=1)
+    return torch.where(good[:, None, None, None], texture, 0), ~good
 
 
 def _check_image(image: Tensor) -> None:

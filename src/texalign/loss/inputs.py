@@ -5,8 +5,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from texalign._internal import finite_samples, flipped_images, mirrored_points
+from texalign._internal import flipped_images, mirrored_points
 from texalign.camera import PinholeCamera
+
+# Colours lie in [0, 1]; squares of what is beyond this are of no use in float32.
+LARGEST_COLOUR = 1e4
 
 
 class LossInputs(NamedTuple):
@@ -38,14 +41,19 @@ class LossInputs(NamedTuple):
         return LossInputs(mirrored_points(self.vertices, which), camera, *images)  # type: ignore[arg-type]
 
     def readable(self) -> tuple[LossInputs, Tensor]:
-        """The inputs, images and masks with a non-finite value set to 0, masks clamped; which samples had one (B,)."""
-        unreadable = torch.zeros(len(self.image), dtype=torch.bool, device=self.image.device)
-        images = []
-        for image in self[2:]:
-            if image is not None:
-                good = finite_samples(image)
-                image, unreadable = torch.where(good[:, None, None, None], image, 0), unreadable | ~good
-            images.append(image)
-        picture, *masks = images
-        masks = [None if mask is None else mask.clamp(0, 1) for mask in masks]
-        return LossInputs(self.vertices, self.camera, picture, *masks), unreadable  # type: ignore[arg-type]
+        """The inputs with only values that can be computed with, and which samples' images are not readable, (B,) bool.
+
+        Such an image, with a value that is not finite or beyond 1e4, becomes black. `valid` is always a tensor: 0 where
+        it or the mask is not finite. Mask and valid are clamped to [0, 1], so any other label is skin.
+        """
+        good = (self.image.abs() <= LARGEST_COLOUR).flatten(1).all(dim=1)
+        image = torch.where(good[:, None, None, None], self.image, 0)
+        mask, valid = self.mask, torch.ones_like(image[:, :1]) if self.valid is None else _fraction(self.valid)
+        if mask is not None:
+            valid, mask = torch.where(torch.isfinite(mask), valid, 0), _fraction(mask)
+        return LossInputs(self.vertices, self.camera, image, mask, valid), ~good
+
+
+def _fraction(weight: Tensor) -> Tensor:
+    """Clamped to [0, 1], 0 where it is not finite."""
+    return torch.where(torch.isfinite(weight), weight, 0).clamp(0, 1)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from texalign._internal import expect, expect_floating, expect_same_device, opaque
+from texalign._internal import Unscriptable, expect, expect_floating, expect_same_device, opaque
 from texalign.camera import PinholeCamera
 from texalign.rasterize import backend_names, require_backend, select_backend
 from texalign.render.observations import UVObservations
@@ -15,7 +15,7 @@ from texalign.surface import HandSurface
 WHO = "TexturedHandRenderer"
 
 
-class TexturedHandRenderer(nn.Module):
+class TexturedHandRenderer(Unscriptable, nn.Module):
     """Draws a textured hand, differentiably, and lifts images back into its atlas.
 
     It has no parameters and nothing in its `state_dict`; it can be copied, pickled and moved. Geometry and
@@ -47,13 +47,9 @@ class TexturedHandRenderer(nn.Module):
         super().__init__()
         if not isinstance(surface, HandSurface):
             raise TypeError(f"TexturedHandRenderer: expected a HandSurface, got {type(surface).__name__}")
-        size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-        expect(
-            len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size),
-            WHO,
-            "image_size > 0, one int or (height, width)",
-            image_size,
-        )
+        size = tuple(image_size) if isinstance(image_size, (tuple, list, torch.Size)) else (image_size, image_size)
+        whole = len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size)
+        expect(whole, WHO, "image_size > 0, one int or (height, width)", repr(image_size))
         *others, last = ("auto", *backend_names())
         expect(backend in (*others, last), WHO, f"backend {', '.join(others)} or {last}", repr(backend))
         expect(near > 0, WHO, "near > 0", near)

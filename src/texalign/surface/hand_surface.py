@@ -8,10 +8,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from texalign._internal import expect, expect_same_device, expect_tensor, hand_asset
+from texalign._internal import computes_constants, expect, expect_same_device, expect_tensor, hand_asset
 from texalign.rasterize import select_backend
 from texalign.surface.obj import read_obj
-from texalign.surface.topology import atlas_digest, boundary_loops, check_topology, twin_edges
+from texalign.surface.topology import atlas_digest, boundary_loops, check_topology, relative_winding, twin_edges
+
+# So many boundary vertices at places of others are no accident.
+SEAM = 4
+SEAM_EXPECTED = (
+    "one vertex for each point of the skin, with seams in vt only (merge vertices by position, as Blender's merge by "
+    "distance or trimesh's merge_vertices(merge_tex=True) do)"
+)
 
 
 class TexelMap(NamedTuple):
@@ -61,6 +68,7 @@ class HandSurface(nn.Module):
     uv_faces: Tensor
     twins: Tensor
 
+    @computes_constants
     def __init__(
         self, faces: Any, uv: Any, uv_faces: Any, vertex_count: int | None = None, is_right: bool = True
     ) -> None:
@@ -95,17 +103,35 @@ class HandSurface(nn.Module):
         return cls(hand["faces"], hand["uv"], hand["uv_faces"], vertex_count=len(hand["vertices"]))
 
     @classmethod
-    def from_obj(cls, path: str | Path, is_right: bool = True) -> HandSurface:
+    def from_obj(cls, path: str | Path, is_right: bool | None = None) -> HandSurface:
         """From an OBJ file whose faces carry texture coordinates: the official MANO UV, HTML's, DART's, your own.
 
-        Only `v` (counted), `vt` and `f` lines are read; polygons are split into fans; v is flipped once, since OBJ's
-        points up.
+        Only `v`, `vt` and `f` lines are read; polygons are split into fans; v is flipped once, since OBJ's points up.
+
+        Args:
+            path: the file.
+            is_right: the side of the hand. None tells it from how MANO's faces are wound; other faces are a right
+                hand's.
 
         Raises:
-            ValueError: no faces, or a face without `vt`; the message names the line.
+            ValueError: no faces, a face without `vt` (the message names the line), vertices that are split at the
+                seams of the atlas, or MANO's faces wound as those of the other side.
         """
-        vertex_count, faces, uv, uv_faces = read_obj(Path(path))
-        return cls(faces, uv, uv_faces, vertex_count=vertex_count, is_right=is_right)
+        path = Path(path)
+        vertices, faces, uv, uv_faces = read_obj(path)
+        winding = relative_winding(faces, hand_asset()["faces"])
+        told = {1: True, -1: False}.get(winding)
+        if is_right is not None and told is not None:
+            sides = ("left", "right")
+            expect(
+                is_right == told, path.name, f"MANO's faces as a {sides[is_right]} hand's", f"a {sides[told]} hand's"
+            )
+        made = cls(faces, uv, uv_faces, len(vertices), told is not False if is_right is None else is_right)
+        boundary = [vertex for loop in made.boundary_loops for vertex in loop]
+        points = vertices[boundary]
+        doubles = len(points) - len(np.unique(points, axis=0))
+        expect(doubles < SEAM, path.name, SEAM_EXPECTED, f"{doubles} of {len(points)} boundary vertices that coincide")
+        return made
 
     @classmethod
     def from_layer(cls, layer: Any) -> HandSurface:
@@ -249,11 +275,11 @@ def _strip(loop: tuple[int, ...]) -> list[tuple[int, int, int]]:
     return faces
 
 
+@computes_constants
 def _texel_map(uv: Tensor, uv_faces: Tensor, size: int) -> TexelMap:
     flat = torch.cat([uv * size, torch.ones_like(uv[:, :1])], dim=1)[None]
-    with torch.no_grad():
-        found = select_backend("torch", flat.device).rasterize(flat, uv_faces, size, size, near=0.5)
-        face_index, barycentric = found.face_index[0], found.barycentric[0]
+    found = select_backend("torch", flat.device).rasterize(flat, uv_faces, size, size, near=0.5)
+    face_index, barycentric = found.face_index[0], found.barycentric[0]
     row, column = torch.meshgrid(*[torch.arange(size, device=uv.device)] * 2, indexing="ij")
     best = torch.full((size, size), 99, device=uv.device)
     source = torch.arange(size * size, device=uv.device).reshape(size, size)
