@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from hypothesis import settings
@@ -13,7 +15,8 @@ settings.register_profile("texalign", deadline=None, derandomize=True, max_examp
 settings.load_profile("texalign")
 
 pytest.register_assert_rewrite("contract")
-torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
+# Tiny tensors: more threads only wait for each other. OMP_NUM_THREADS asks for more, to see that nothing changes.
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from texalign._internal import expect_floating, finite_samples
+from texalign._internal import expect_floating, expect_shape
 from texalign.camera import PinholeCamera
 
 
@@ -28,12 +28,13 @@ def translation_from_joints(
         joints: (B, N, 3) float, metres, relative to anything.
         joints_image: (B, N, 2) float, pixels of the crop.
         camera: B cameras, of the crop.
-        confidence: (B, N) float ≥ 0, weights; 0 leaves a joint out. None weighs all alike.
+        confidence: (B, N) weights ≥ 0, or bool; 0 leaves a joint out, whatever its numbers are. None weighs all alike.
 
     Returns:
         (B, 3) float32, metres, to be added to joints and vertices. Where less than two joints count or all lie on one
-        line of sight it is not determined, and comes out as the smallest t that fits. A sample with a non-finite number
-        comes out as 0, which puts the hand at the camera, where the loss skips it.
+        line of sight it is not determined, and comes out as the smallest t that fits. Joints with a non-finite number
+        are left out; a sample without a usable joint comes out as 0, which puts the hand at the camera, where the loss
+        skips it.
 
     Raises:
         ValueError: another shape or dtype.
@@ -43,7 +44,7 @@ def translation_from_joints(
     batch, count = joints.shape[:2]
     expect_floating(joints_image, who, "joints_image", (batch, count, 2))
     if confidence is not None:
-        expect_floating(confidence, who, "confidence", (batch, count))
+        expect_shape(confidence, who, "confidence", (batch, count))
     # In float64: depths of metres from differences of pixels.
     points, focal = joints.double(), camera.focal.double()[:, None]
     seen = joints_image.double() - camera.principal.double()[:, None]
@@ -53,10 +54,11 @@ def translation_from_joints(
     down = torch.stack([zero, one, -ray[..., 1]], dim=-1)
     rows = torch.stack([across, down], dim=2)
     target = ray * points[..., 2:] - points[..., :2]
+    usable = torch.isfinite(rows).flatten(2).all(dim=2) & torch.isfinite(target).all(dim=2)
     if confidence is not None:
-        weight = confidence.double()[..., None]
-        rows, target = rows * weight[..., None], target * weight
-    rows, target = rows.flatten(1, 2), target.flatten(1, 2)
-    good = finite_samples(rows) & finite_samples(target)
-    rows, target = torch.where(good[:, None, None], rows, 0), torch.where(good[:, None], target, 0)
+        weight = confidence.double()
+        usable = usable & torch.isfinite(weight) & (weight > 0)
+        rows, target = rows * weight[..., None, None], target * weight[..., None]
+    rows = torch.where(usable[..., None, None], rows, 0).flatten(1, 2)
+    target = torch.where(usable[..., None], target, 0).flatten(1, 2)
     return (torch.linalg.pinv(rows) @ target[..., None])[..., 0].float()

@@ -60,6 +60,9 @@ def refine(
 def fit_to_joints(model: HandModel, joints: Tensor, steps: int = 400) -> HandParameters:
     """Fit to known 3D joints (B, 21, 3), metres, camera frame, from a rigidly aligned relaxed hand.
 
+    Joints that are not finite are ignored. With fewer than three known joints a sample's fit is finite, but means
+    little.
+
     Raises:
         TypeError, ValueError: joints of another type or shape.
     """
@@ -67,14 +70,23 @@ def fit_to_joints(model: HandModel, joints: Tensor, steps: int = 400) -> HandPar
     expect(joints.shape[1:] == (21, 3), "fit_to_joints", "joints (B, 21, 3)", tuple(joints.shape))
     start = resting(model, len(joints))
     rest = pose_hand(model, start).joints
-    rigid = list(_RIGID)
-    source, target = (points[:, rigid] - points[:, rigid].mean(dim=1, keepdim=True) for points in (rest, joints))
-    start = HandParameters(
-        start.angles, rotation_vectors(best_rotation(source, target)), joints[:, 0].clone(), start.shape
-    )
+    known = torch.isfinite(joints).all(dim=2, keepdim=True)
+    joints = torch.where(known, joints, 0)
+    rigid = torch.zeros_like(known)
+    rigid[:, list(_RIGID)] = True
+    # Three joints of the palm orient a hand; where fewer are known, all others have to help.
+    used = torch.where(((known & rigid).sum(dim=1, keepdim=True) >= 3), known & rigid, known)
+    middles = [(points * used).sum(dim=1, keepdim=True) / used.sum(dim=1, keepdim=True).clamp(min=1)
+               for points in (rest, joints)]  # fmt: skip
+    source, target = (torch.where(used, points - middle, 0) for points, middle in zip((rest, joints), middles))
+    rotation = best_rotation(source, target)
+    carried = middles[1] + (rest[:, :1] - middles[0]) @ rotation.transpose(1, 2)
+    wrist = torch.where(known[:, :1], joints[:, :1], carried)[:, 0]
+    start = HandParameters(start.angles, rotation_vectors(rotation), wrist, start.shape)
 
     def objective(parameters: HandParameters, hand: Hand) -> Tensor:
-        return 1e3 * (hand.joints - joints).square().sum(dim=(1, 2)) + anatomy_loss(model, parameters)
+        offset = torch.where(known, hand.joints - joints, 0)
+        return 1e3 * offset.square().sum(dim=(1, 2)) + anatomy_loss(model, parameters)
 
     return refine(model, start, objective, steps, rate=0.03)
 

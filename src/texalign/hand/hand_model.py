@@ -8,7 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from texalign._internal import expect, expect_floating, expect_same_device, expect_tensor, hand_asset
+from texalign._internal import (
+    computes_constants,
+    expect,
+    expect_floating,
+    expect_same_device,
+    expect_tensor,
+    hand_asset,
+)
 from texalign.hand.anatomy import ANGLE_LIMITS, joint_axes
 from texalign.hand.joints import JOINT_ORDER, PARENTS, TIP_VERTICES
 from texalign.hand.rotations import rotation_matrices
@@ -64,6 +71,7 @@ class HandModel(nn.Module):
     joint_axes: Tensor
     angle_limits: Tensor
 
+    @computes_constants
     def __init__(self) -> None:
         super().__init__()
         arrays = hand_asset()

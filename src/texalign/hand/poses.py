@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from texalign._internal import expect
+from texalign._internal import computes_constants, expect
 from texalign.hand.hand_model import HandModel
 from texalign.hand.joints import FINGERS
 from texalign.hand.key_poses import FINGER_OF_COLUMN, KEY_POSES, anatomical_angles, perturbed
@@ -69,6 +69,7 @@ def sample_pose(count: int, generator: torch.Generator | None = None, kind: str 
 
 
 @lru_cache(maxsize=4)
+@computes_constants
 def _model(device: torch.device) -> HandModel:
     return HandModel().to(device)
 

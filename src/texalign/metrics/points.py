@@ -7,7 +7,7 @@ from torch import Tensor
 
 from texalign._internal import finite_samples
 from texalign.hand import best_rotation
-from texalign.metrics.pairs import distances, mean_among, same_shape
+from texalign.metrics.pairs import check_among, distances, mean_among, same_shape
 
 
 def point_error(predicted: Tensor, true: Tensor, among: Tensor | None = None) -> Tensor:
@@ -24,7 +24,9 @@ def point_error(predicted: Tensor, true: Tensor, among: Tensor | None = None) ->
     return mean_among("point_error", distances(*same_shape("point_error", predicted, true, ("B", "N", "D"))), among)
 
 
-def procrustes_aligned(predicted: Tensor, true: Tensor, reflection: bool = False) -> Tensor:
+def procrustes_aligned(
+    predicted: Tensor, true: Tensor, reflection: bool = False, among: Tensor | None = None
+) -> Tensor:
     """Points (B, N, 3) turned, scaled and moved onto others as well as can be (Gower, 1975).
 
     Args:
@@ -32,24 +34,33 @@ def procrustes_aligned(predicted: Tensor, true: Tensor, reflection: bool = False
         true: (B, N, 3).
         reflection: whether a hand may also be mirrored to fit better. HaMeR's evaluation does not allow it; those of
             FreiHAND and HO3D do, and give a smaller error where the mirror image fits better.
+        among: (B, N) bool: the points that are fitted; all are moved. None: all.
 
     Returns:
-        (B, N, 3), NaN in samples that are not finite.
+        (B, N, 3), NaN in samples of which a fitted point is not finite.
 
     Raises:
         ValueError: a shape or device does not fit.
     """
     predicted, true = same_shape("procrustes_aligned", predicted, true, ("B", "N", 3))
     with torch.autocast(true.device.type, enabled=False):
+        if among is not None:
+            check_among("procrustes_aligned", predicted[..., 0], among)
+        fitted = torch.ones_like(true[..., :1], dtype=torch.bool) if among is None else among[..., None]
         # A singular value decomposition stops at the first value that is not finite.
-        finite = (finite_samples(predicted) & finite_samples(true))[:, None, None]
-        middle = true.mean(dim=1, keepdim=True)
-        source = torch.where(finite, predicted - predicted.mean(dim=1, keepdim=True), 0.0)
-        target = torch.where(finite, true - middle, 0.0)
+        finite = finite_samples(torch.where(fitted, predicted, 0)) & finite_samples(torch.where(fitted, true, 0))
+        finite = (finite & fitted.any(dim=1)[:, 0])[:, None, None]
+        count = fitted.sum(dim=1, keepdim=True).clamp(min=1)
+        start, middle = (
+            torch.where(fitted, points, 0).sum(dim=1, keepdim=True) / count for points in (predicted, true)
+        )
+        source = torch.where(finite & fitted, predicted - start, 0.0)
+        target = torch.where(finite & fitted, true - middle, 0.0)
         rotation = _best_orthogonal(source, target) if reflection else best_rotation(source, target)
         turned = source @ rotation.transpose(1, 2)
         scale = (turned * target).sum(dim=(1, 2)) / source.square().sum(dim=(1, 2)).clamp(min=1e-12)
-        return torch.where(finite, scale[:, None, None] * turned + middle, torch.nan)
+        moved = scale[:, None, None] * ((predicted - start) @ rotation.transpose(1, 2)) + middle
+        return torch.where(finite, moved, torch.nan)
 
 
 def mpjpe_mm(predicted: Tensor, true: Tensor, among: Tensor | None = None) -> Tensor:
@@ -67,11 +78,11 @@ def root_relative_mpjpe_mm(predicted: Tensor, true: Tensor, root: int = 0, among
 
 
 def pa_mpjpe_mm(predicted: Tensor, true: Tensor, among: Tensor | None = None, reflection: bool = False) -> Tensor:
-    """(B,) millimetres: `mpjpe_mm` after `procrustes_aligned`, which fits all joints, whichever count.
+    """(B,) millimetres: `mpjpe_mm` after `procrustes_aligned`, which fits the joints that count.
 
     HaMeR's ``mode_re``; with `reflection`, FreiHAND's and HO3D's aligned error.
     """
-    return mpjpe_mm(procrustes_aligned(predicted, true, reflection), _known_samples(true), among)
+    return mpjpe_mm(procrustes_aligned(predicted, true, reflection, among), _known_samples(true, among), among)
 
 
 def mpvpe_mm(predicted: Tensor, true: Tensor) -> Tensor:
@@ -94,9 +105,10 @@ def pa_mpvpe_mm(predicted: Tensor, true: Tensor, reflection: bool = False) -> Te
     return mpvpe_mm(procrustes_aligned(predicted, true, reflection), _known_samples(true))
 
 
-def _known_samples(true: Tensor) -> Tensor:
-    """NaN in samples with a point that is not finite, to which nothing can be aligned."""
-    return torch.where(finite_samples(true)[:, None, None], true, torch.nan)
+def _known_samples(true: Tensor, among: Tensor | None = None) -> Tensor:
+    """NaN in samples with a point that counts and is not finite, to which nothing can be aligned."""
+    counted = true if among is None else torch.where(among[..., None], true, 0)
+    return torch.where(finite_samples(counted)[:, None, None], true, torch.nan)
 
 
 def _best_orthogonal(source: Tensor, target: Tensor) -> Tensor:

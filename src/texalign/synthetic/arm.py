@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from texalign._internal import Draws
+from texalign._internal import Draws, computes_constants
 from texalign.hand import rotation_matrices
 from texalign.surface import HandSurface, twin_edges
 
@@ -95,6 +95,7 @@ def _tube(
 
 
 @lru_cache(maxsize=4)
+@computes_constants
 def _topology(around: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Faces and twins (F, 3) of the two tubes."""
     ring, step = torch.meshgrid(torch.arange(_RINGS - 1), torch.arange(around), indexing="ij")

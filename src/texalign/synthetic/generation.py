@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from texalign._internal import Draws, expect, flipped_images, mirrored_points, per_sample
+from texalign._internal import Draws, computes_constants, expect, flipped_images, mirrored_points, per_sample
 from texalign.camera import PinholeCamera
 from texalign.surface import HandSurface
 from texalign.synthetic.colour import linear_to_srgb
@@ -122,6 +122,7 @@ def generate(
 
 
 @lru_cache(maxsize=4)
+@computes_constants
 def _surface(device: torch.device) -> HandSurface:
     return HandSurface.mano().to(device)
 

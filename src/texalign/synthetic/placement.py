@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from texalign._internal import Draws, per_sample
+from texalign._internal import Draws, computes_constants, per_sample
 from texalign.camera import PinholeCamera
 from texalign.hand import FINGERS_UP, HandModel, rotation_vectors, sample_pose, turned_leaned_rolled
 
@@ -74,5 +74,6 @@ def place_hands(draws: Draws, person: Draws, size: int, gestures: bool) -> Place
 
 
 @lru_cache(maxsize=4)
+@computes_constants
 def _hand_model(device: torch.device) -> HandModel:
     return HandModel().to(device)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from texalign._internal import Draws
+from texalign._internal import Draws, computes_constants
 from texalign.hand import TIP_VERTICES, HandModel
 from texalign.surface import HandSurface, vertex_normals
 
@@ -64,6 +64,7 @@ class SkinMaps(NamedTuple):
 
 
 @lru_cache(maxsize=4)
+@computes_constants
 def skin_maps(texture_size: int, device: torch.device) -> SkinMaps:
     """Anatomy in the atlas, found once from the rest pose, its skin weights and its joint axes."""
     surface, model = HandSurface.mano(), HandModel()

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from texalign._internal import computes_constants
 from texalign.camera import PinholeCamera
 from texalign.hand import POSE_JOINT_NAMES, HandModel
 
@@ -66,6 +67,7 @@ def _roots(vertices: Tensor) -> list[Tensor]:
 
 
 @lru_cache(maxsize=1)
+@computes_constants
 def _joints_of_mano() -> Tensor:
     """(2, 778): the wrist and the base of the middle finger, as means of vertices."""
     return HandModel().joint_regressor[[0, POSE_JOINT_NAMES.index("middle_1")]]
