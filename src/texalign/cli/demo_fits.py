@@ -19,7 +19,7 @@ START, ALONE, TOGETHER = "start", "keypoints only", "keypoints + texture"
 # The loss's weight beside that of the keypoints.
 TEXTURE_WEIGHT = 2.0
 RATE = 0.02
-# A share of the image's side: 8 px at 128, at which a keypoint begins to lose its pull.
+# A share of the image's side: 8 px at 128, at which a keypoint's gradient begins to fall.
 KEYPOINT_SCALE = 1 / 16
 # Hands whose way is kept for the animation.
 MOVING = 4

@@ -90,7 +90,7 @@ def region_competition(
     hand = hand_cost(residual, scale, residual_cost=residual_cost)
     evidence = (hand - background).clamp(-EVIDENCE_LIMIT, EVIDENCE_LIMIT)
     if mask is not None:
-        # Where the mask says "not skin", background repels as far as it looks like it; an occluder says nothing.
+        # Where the mask says "not skin", background repels as far as it looks like it; an occluder has evidence 0.
         elsewhere = (-background).clamp(0, EVIDENCE_LIMIT)
         segmented = (1 - mask).sum(dim=(1, 2, 3), keepdim=True) >= MINIMUM_PIXELS
         evidence = torch.where(segmented, mask * evidence.clamp(max=0) + (1 - mask) * elsewhere, evidence)

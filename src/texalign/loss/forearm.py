@@ -9,7 +9,7 @@ def beyond_wrist(wrist: Tensor, centre: Tensor, height: int, width: int) -> Tens
     """(B, 1, H, W): 1 where the image shows, or may show, the forearm, else 0.
 
     Everything past the wrist's opening and up to twice its width to the sides. The forearm looks like the hand: whether
-    a pixel there is hand cannot be told from colour, so nobody may pull at it.
+    a pixel there is hand cannot be told from colour, so these pixels are ignored.
 
     Args:
         wrist: (B, N, 2) pixels, the boundary loop of the open wrist.
