@@ -56,9 +56,9 @@ def test_code_on_pages_is_code_that_runs():
             assert page.name in NEEDS_FILES_OF_THE_USER or not INCLUDE.sub("", block).strip(), page.name
 
 
-def test_the_ten_lines_are_the_readmes():
+def test_the_six_lines_are_the_readmes():
     (readme,) = re.findall(r"```python\n(.*?)```", (TOP / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
-    shown = (SNIPPETS / "ten_lines.py").read_text(encoding="utf-8").split("[start:shown]\n")[1].split("# --8<--")[0]
+    shown = (SNIPPETS / "six_lines.py").read_text(encoding="utf-8").split("[start:shown]\n")[1].split("# --8<--")[0]
     assert shown.strip() in readme
 
 

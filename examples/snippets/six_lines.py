@@ -10,10 +10,7 @@ pred_vertices = HandModel()(torch.zeros(1, 16, 3)).vertices.requires_grad_()
 pred_cam, image = torch.tensor([[6.0, 0.07, 0.0]]), torch.rand(1, 3, 256, 256)
 
 # --8<-- [start:shown]
-surface = ta.HandSurface.mano()  # MANO's topology and a UV layout, both under MIT
-renderer = ta.TexturedHandRenderer(surface, image_size=256)  # nvdiffrast on CUDA where it works, torch elsewhere
-encoder = ta.UVTextureEncoder.from_pretrained()  # weights inside the package
-loss_fn = ta.DenseTextureAlignmentLoss(renderer, encoder)
+loss_fn = ta.DenseTextureAlignmentLoss.from_pretrained(image_size=256)  # MANO's topology, the bundled prior
 
 camera, translation = ta.PinholeCamera.from_hamer(pred_cam)  # (B, 3), as HaMeR predicts it
 vertices = pred_vertices + translation[:, None]  # (B, 778, 3) metres, camera frame
