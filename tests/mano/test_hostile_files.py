@@ -62,18 +62,13 @@ def fragments():
     encode = ENCODE + text("a") + text("latin1") + pickle.TUPLE2 + pickle.REDUCE
     itself = CH + pickle.MEMOIZE + pickle.EMPTY_DICT + text("x") + pickle.BINGET + b"\0" + pickle.SETITEM
     yield from (objects, ARRAY + b"(K\1(" + HUGE * 4 + b"t" + objects + b"\x89" + text("") + b"tb", encode, encode * 50)
-    yield from (CH + b"}b", itself + b"b", KIND + b"}" + text("x") + b"Nsb", KIND + b"N}" + text("x") + b"Ns\x86b")
-    yield from (LAUGHS, LAUGHS + pickle.DUP * 40, b"}" + LAUGHS + b"Ns", pickle.EMPTY_SET + b"(" + LAUGHS + b"\x90")
-    ends = b"\xff\xff\xff\x7f"
-    for name in ("LONG_BINPUT", "LONG_BINGET", "BINBYTES", "BINSTRING", "BINUNICODE", "LONG4", "EXT4"):
-        yield getattr(pickle, name) + ends
-    for name in ("BINBYTES8", "BINUNICODE8", "BYTEARRAY8", "FRAME"):
-        yield getattr(pickle, name) + ends + ends
-    for name in ("INT", "LONG", "PUT", "GET", "FLOAT"):
-        yield getattr(pickle, name) + b"9" * 6000 + b"\n"
-    yield from (b"F1e400\n", b"S'\\d\\9\\N{DASH}'\n", b"V" + b"\\U0010ffff" * 20 + b"\n", b"P1\n", b"(" * 200, b"0" * 3)
+    yield from (CH + b"}b", itself + b"b", KIND + b"}" + text("x") + b"Nsb")
+    yield from (LAUGHS, b"}" + LAUGHS + b"Ns", pickle.EMPTY_SET + b"(" + LAUGHS + b"\x90")
+    yield from (b"F1e400\n", b"S'\\d\\9\\N{DASH}'\n", b"V" + b"\\U0010ffff" * 20 + b"\n", b"(" * 200, b"0" * 3)
     yield from (pickle.LONG1 + b"\xff" + b"\x7f" * 255, pickle.EMPTY_LIST * 500 + b"a" * 499, b"(" + pickle.OBJ)
-    yield from (opcode.code.encode("latin-1") for opcode in pickletools.opcodes)
+    for opcode in pickletools.opcodes:  # alone, with a length out of reach, and with a line too long
+        for argument in (b"", HUGE[1:] * 2, b"9" * 6000 + b"\n"):
+            yield opcode.code.encode("latin-1") + argument
 
 
 class Mutator:
@@ -180,7 +175,6 @@ def check(report, count, folder):
     assert report["events"] == []  # no import, no exec, no process, no file but the mutant
     assert not (folder / "fired").exists()
     # Some mutants are still whole files, most are not.
-    assert sum(report["outcomes"].values()) == count
     assert report["outcomes"]["refused"] > count / 2 and report["outcomes"]["read"] > count / 50
 
 
@@ -238,10 +232,9 @@ def large_bombs():
     yield "the largest model", mano_files.pickled(fields, 5)
     # Every large field picks one number four million times, thrice over, beside as much wide text as will fit.
     for name in ("shapedirs", "posedirs"):
-        shape = fields[name].shape
-        idxs, value = np.zeros(shape, np.int8).ravel(), np.zeros(1)
+        idxs, value = np.zeros(fields[name].size, np.int8), np.zeros(1)
         for _ in range(3):
-            value = mano_files.Select(a=value, idxs=idxs, preferred_shape=shape)
+            value = mano_files.Select(a=value, idxs=idxs, preferred_shape=fields[name].shape)
         fields[name] = value
     fields["posedirs"].more = "a" * 22 * mebi + "😀"
     yield "selections of selections", mano_files.pickled(fields, 5)

@@ -5,6 +5,7 @@ import pickle
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -141,15 +142,11 @@ def test_without_manotorch_the_command_is_told(folder, monkeypatch):
 
 
 def test_what_is_missing_inside_manotorch_is_not_mistaken_for_it(folder, tmp_path, monkeypatch):
-    package = tmp_path / "manotorch"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    (package / "manolayer.py").write_text("import a_package_that_is_missing")
-    for name in [name for name in sys.modules if name.split(".")[0] == "manotorch"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "manolayer.py").write_text("import a_package_that_is_missing")
+    package = ModuleType("manotorch")
+    package.__path__ = [str(tmp_path)]
+    monkeypatch.setitem(sys.modules, "manotorch", package)
+    monkeypatch.delitem(sys.modules, "manotorch.manolayer", raising=False)
     with pytest.raises(ImportError, match="a_package_that_is_missing") as caught:
         mano.manotorch_layer(folder / "MANO_RIGHT.pkl")
     assert "pip install" not in str(caught.value)
-    for name in [name for name in sys.modules if name.split(".")[0] == "manotorch"]:
-        del sys.modules[name]
