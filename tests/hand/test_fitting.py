@@ -45,29 +45,12 @@ def pixel_error(hand, parameters, camera, keypoints):
         return (camera.project(pose_hand(hand, parameters).joints) - keypoints).norm(dim=-1)
 
 
-# --- parameters ---------------------------------------------------------------------
-
-
 def test_the_fitted_shape_lands_in_its_betas():
     shape = torch.arange(1.0, 1 + len(FITTED_SHAPE))[None]
     zero = torch.zeros(1, 3)
     betas = HandParameters(torch.zeros(1, 15, 3), zero, zero, shape).betas()
     assert betas[0, list(FITTED_SHAPE)].tolist() == shape[0].tolist()
     assert betas.sum() == shape.sum() and betas.shape == (1, 10)
-
-
-def test_clones_are_leaves_and_selections_are_rows(hands):
-    true = hands[0]
-    clone = true.clone()
-    assert all(tensor.requires_grad and tensor.is_leaf for tensor in clone.tensors())
-    clone.angles.data.zero_()
-    assert true.angles.abs().sum() > 0
-    picked = clone.select(torch.tensor([2, 0]))
-    assert not picked.shape.requires_grad
-    assert torch.equal(picked.orientation, true.orientation[[2, 0]])
-
-
-# --- objectives -----------------------------------------------------------------------
 
 
 def test_the_keypoint_loss_by_hand(hands):
@@ -101,9 +84,6 @@ def test_anatomy_by_hand(hand):
     shape[1, 0] = 2.0
     loss = anatomy_loss(hand, HandParameters(beyond, rest.orientation, rest.translation, shape))
     assert loss.tolist() == pytest.approx([0.0, 20 * 0.25 + 0.02 * 4], rel=1e-4)
-
-
-# --- fits -----------------------------------------------------------------------------
 
 
 def test_refining_lowers_the_objective_and_leaves_the_start_alone(hand, hands):

@@ -101,22 +101,14 @@ def test_skinning_matches_a_plain_reference(model: HandModel) -> None:
     assert np.abs(matrices - vertices).max() < 1e-12
 
 
-def test_rest_pose_is_the_template(model: HandModel) -> None:
-    hand = model(torch.zeros(3, 16, 3))
-    # Single precision is 1.5e-8 m at 0.2 m, and some dozens of roundings add up.
-    assert torch.allclose(hand.vertices, model.vertices.expand(3, -1, -1), atol=1e-6)
-    assert hand.joints.shape == (3, 21, 3)
-    assert hand.joints[:, 0].abs().max() < 1e-6  # the wrist is the origin
-    assert torch.equal(hand.joints[0, 4::4], hand.vertices[0, list(TIP_VERTICES)])
-
-
 def test_names_and_order(model: HandModel) -> None:
-    assert len(JOINT_NAMES) == len(JOINT_ORDER) == 21 and len(POSE_JOINT_NAMES) == len(PARENTS) == 16
+    assert len(POSE_JOINT_NAMES) == len(PARENTS) == 16 and model.parents.tolist() == list(PARENTS)
     assert sorted(JOINT_ORDER) == list(range(21))
-    for name, source in zip(JOINT_NAMES, JOINT_ORDER):
+    for name, source in zip(JOINT_NAMES, JOINT_ORDER, strict=True):
         assert name.endswith("_tip") if source >= 16 else name == POSE_JOINT_NAMES[source]
-    assert model.parents.tolist() == list(PARENTS)
-    assert not list(model.parameters()) and not model.state_dict()
+    hand = model(torch.zeros(1, 16, 3))
+    assert torch.equal(hand.joints[0, 4::4], hand.vertices[0, list(TIP_VERTICES)])
+    assert hand.joints[:, 0].abs().max() < 1e-6  # the wrist is the origin
 
 
 def test_joints_alone_are_the_hands_joints(model: HandModel) -> None:
@@ -158,6 +150,8 @@ def test_gradients_are_right_also_at_rest(model: HandModel, scale: float) -> Non
         return hand.vertices[:, some], hand.joints
 
     assert torch.autograd.gradcheck(outputs, (pose, betas))
+    angles, orientation = pose.detach()[:, 1:].requires_grad_(), pose.detach()[:, 0].requires_grad_()
+    assert torch.autograd.gradcheck(lambda *given: model.pose_from_angles(*given)[:, :7], (angles, orientation))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -166,11 +160,6 @@ def test_same_hand_on_cuda(model: HandModel) -> None:
     assert torch.allclose(model(pose).vertices, on_cuda(pose.cuda()).vertices.cpu(), atol=1e-6)
     drawn = sample_pose(3, torch.Generator("cuda").manual_seed(0))
     assert drawn.device.type == "cuda" and drawn.isfinite().all()
-
-
-def test_pose_from_angles_gradients(model: HandModel) -> None:
-    zeros = [torch.zeros(1, *shape, dtype=torch.float64, requires_grad=True) for shape in ((15, 3), (3,))]
-    assert torch.autograd.gradcheck(model.pose_from_angles, zeros)
 
 
 def test_autocast_does_not_round_poses(model: HandModel) -> None:
@@ -305,6 +294,9 @@ def test_sampled_poses_are_plausible(model: HandModel, kind: str | None) -> None
         assert reach.mean() < 0.1
     elif kind in ("open", "spread"):
         assert reach.mean() > 0.15
+        fan = joints[:, 8:21:12] - joints[:, 5:18:12]  # index and little finger
+        spread = torch.nn.functional.cosine_similarity(fan[:, 0], fan[:, 1], dim=-1).clamp(-1, 1).acos().mean()
+        assert spread > 0.5 if kind == "spread" else spread < 0.4
     elif kind == "pinch":
         assert (joints[:, 4] - joints[:, 8]).norm(dim=-1).median() < 0.015
     elif kind == "pointing":
@@ -315,13 +307,6 @@ def test_sampled_poses_are_plausible(model: HandModel, kind: str | None) -> None
     gaps = [torch.cdist(bones[:, one], bones[:, other]).flatten(1).amin(1) for one, other in combinations(range(5), 2)]
     nearest = torch.stack(gaps).amin(dim=0)
     assert nearest.mean() > 0.012 and nearest.min() > 0.002
-
-
-def test_spread_hands_fan_out(model: HandModel) -> None:
-    poses = [sample_pose(300, torch.Generator().manual_seed(0), kind) for kind in ("spread", "open")]
-    spread, straight = (angles_of(model, pose)[..., 1].mean(0) for pose in poses)
-    fan = [(spread - straight)[BASES[finger] - 1].item() for finger in ("index", "middle", "ring", "little")]
-    assert fan == sorted(fan, reverse=True) and fan[0] - fan[-1] > 0.3
 
 
 def test_in_gestures_every_finger_is_posed_for_itself(model: HandModel) -> None:
