@@ -8,7 +8,7 @@ import pytest
 import smplx
 import torch
 
-from texalign.hand import HandModel, sample_pose
+from texalign.hand import JOINT_ORDER, HandModel, sample_pose
 from texalign.mano import write_mano
 
 SHAPES = dict(hands_components=(45, 45), hands_mean=(45,), hands_coeffs=(1554, 45), kintree_table=(2, 16), f=(1538, 3))
@@ -66,7 +66,8 @@ def test_smplx_poses_it_like_the_hand_model(folder, side, suffix):
     turn = torch.stack([torch.ones(()), mirror[0], mirror[0]])
     output = layer(betas=betas, global_orient=pose[:, 0] * turn, hand_pose=(pose[:, 1:] * turn).flatten(1))
     assert (output.vertices - hand.vertices * mirror).abs().max() < 1e-5
-    assert (output.joints[:, 0] - hand.joints[:, 0] * mirror).abs().max() < 1e-5
+    order = [JOINT_ORDER.index(joint) for joint in range(16)]
+    assert (output.joints[:, :16] - hand.joints[:, order] * mirror).abs().max() < 1e-5
     triangles = HandModel().vertices[torch.from_numpy(layer.faces.astype(np.int64))] * mirror
     assert torch.linalg.det(triangles).sum() > 0  # the volume: faces look outwards on both hands
     # Principal components start from the relaxed hand.
