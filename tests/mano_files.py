@@ -118,7 +118,6 @@ class _Python2Pickler(pickle._Pickler):
 
 
 def pickled(fields, protocol, python=3):
-    """The fields' pickle."""
     with chumpy_to_pickle():
         if python == 3:
             return pickle.dumps(fields, protocol=protocol)

@@ -38,20 +38,16 @@ LAUGHS = b")" + (pickle.MEMOIZE + pickle.BINGET + b"\0" + pickle.TUPLE2) * 30
 
 
 def text(value):
-    raw = value.encode()
-    return pickle.SHORT_BINUNICODE + bytes([len(raw)]) + raw
-
-
-# --- mutants ---------------------------------------------------------------------
+    return pickle.SHORT_BINUNICODE + bytes([len(value)]) + value.encode()
 
 
 def requests():
     """Names in all three ways to ask for one; the last calls it at once."""
-    names = "os.system posix.system builtins.eval __builtin__.exec builtins.getattr texalign_canary.fire numpy.load "
-    names += "numpy.save numpy.core.multiarray.scalar numpy.f2py.compile scipy.sparse.csc_matrix chumpy.ch.ChLambda "
-    names += "copyreg.__newobj__ _codecs.decode builtins.bytearray collections.OrderedDict subprocess.Popen"
-    pairs = [tuple(name.rsplit(".", 1)) for name in names.split()] + [("numpy", "ndarray.tofile")]
-    for module, name in pairs:
+    names = "os.system builtins.eval __builtin__.exec builtins.getattr texalign_canary.fire numpy.load numpy.save "
+    names += (
+        "numpy.core.multiarray.scalar scipy.sparse.csc_matrix chumpy.ch.ChLambda copyreg.__newobj__ subprocess.Popen"
+    )
+    for module, name in (name.rsplit(".", 1) for name in names.split()):
         yield pickle.GLOBAL + f"{module}\n{name}\n".encode()
         yield text(module) + text(name) + pickle.STACK_GLOBAL
         yield pickle.MARK + text("argument") + pickle.INST + f"{module}\n{name}\n".encode()
@@ -66,18 +62,13 @@ def fragments():
     encode = ENCODE + text("a") + text("latin1") + pickle.TUPLE2 + pickle.REDUCE
     itself = CH + pickle.MEMOIZE + pickle.EMPTY_DICT + text("x") + pickle.BINGET + b"\0" + pickle.SETITEM
     yield from (objects, ARRAY + b"(K\1(" + HUGE * 4 + b"t" + objects + b"\x89" + text("") + b"tb", encode, encode * 50)
-    yield from (CH + b"}b", itself + b"b", KIND + b"}" + text("x") + b"Nsb", KIND + b"N}" + text("x") + b"Ns\x86b")
-    yield from (LAUGHS, LAUGHS + pickle.DUP * 40, b"}" + LAUGHS + b"Ns", pickle.EMPTY_SET + b"(" + LAUGHS + b"\x90")
-    ends = b"\xff\xff\xff\x7f"
-    for name in ("LONG_BINPUT", "LONG_BINGET", "BINBYTES", "BINSTRING", "BINUNICODE", "LONG4", "EXT4"):
-        yield getattr(pickle, name) + ends
-    for name in ("BINBYTES8", "BINUNICODE8", "BYTEARRAY8", "FRAME"):
-        yield getattr(pickle, name) + ends + ends
-    for name in ("INT", "LONG", "PUT", "GET", "FLOAT"):
-        yield getattr(pickle, name) + b"9" * 6000 + b"\n"
-    yield from (b"F1e400\n", b"S'\\d\\9\\N{DASH}'\n", b"V" + b"\\U0010ffff" * 20 + b"\n", b"P1\n", b"(" * 200, b"0" * 3)
+    yield from (CH + b"}b", itself + b"b", KIND + b"}" + text("x") + b"Nsb")
+    yield from (LAUGHS, b"}" + LAUGHS + b"Ns", pickle.EMPTY_SET + b"(" + LAUGHS + b"\x90")
+    yield from (b"F1e400\n", b"S'\\d\\9\\N{DASH}'\n", b"V" + b"\\U0010ffff" * 20 + b"\n", b"(" * 200, b"0" * 3)
     yield from (pickle.LONG1 + b"\xff" + b"\x7f" * 255, pickle.EMPTY_LIST * 500 + b"a" * 499, b"(" + pickle.OBJ)
-    yield from (opcode.code.encode("latin-1") for opcode in pickletools.opcodes)
+    for opcode in pickletools.opcodes:  # alone, with a length out of reach, and with a line too long
+        for argument in (b"", HUGE[1:] * 2, b"9" * 6000 + b"\n"):
+            yield opcode.code.encode("latin-1") + argument
 
 
 class Mutator:
@@ -98,15 +89,14 @@ class Mutator:
         """Where opcodes begin, as far as they can be told."""
         if data[:2] == b"PK":
             return list(range(0, len(data), 50))
-        try:
+        with contextlib.suppress(ValueError):
             return [position for _, _, position in pickletools.genops(data)]
-        except ValueError:  # Python 2's text in lines is not ASCII
-            return [at for at in range(1, len(data)) if data[at - 1 : at] == b"\n"]
+        return [at for at in range(1, len(data)) if data[at - 1 : at] == b"\n"]  # Python 2's text is not ASCII
 
     def mutant(self):
         index = self.random.randrange(len(self.files))
         self.spots, data = self.places[index], bytearray(self.files[index])
-        kinds = [self.flip, self.flip, self.cut, self.splice, self.insert, self.insert, self.rename, self.shuffle]
+        kinds = [self.flip, self.flip, self.cut, self.splice, self.insert, self.insert, self.rename]
         for kind in self.random.sample(kinds, self.random.choice((1, 1, 1, 2, 3))):
             kind(data)
         return bytes(data)
@@ -140,14 +130,6 @@ class Mutator:
         lines = data[at : at + 200].split(b"\n")
         length = len(lines[0]) + len(lines[1]) + 2 if data[at : at + 1] == pickle.GLOBAL and len(lines) > 2 else 1
         data[at : at + length] = self.random.choice(self.requests)
-
-    def shuffle(self, data):
-        start = self.spot(data)
-        piece = data[start : start + self.random.choice((1, 20, 400, 20_000))]
-        if self.random.random() < 0.5:
-            del data[start : start + len(piece)]
-        at = self.spot(data)
-        data[at:at] = piece
 
 
 class Watch:
@@ -193,7 +175,6 @@ def check(report, count, folder):
     assert report["events"] == []  # no import, no exec, no process, no file but the mutant
     assert not (folder / "fired").exists()
     # Some mutants are still whole files, most are not.
-    assert sum(report["outcomes"].values()) == count
     assert report["outcomes"]["refused"] > count / 2 and report["outcomes"]["read"] > count / 50
 
 
@@ -205,11 +186,8 @@ def canary(tmp_path, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:invalid escape sequence:DeprecationWarning")
 def test_mutants_run_nothing_and_fail_in_one_way(tmp_path, canary):
-    check(read_mutants(tmp_path, 1_500), 1_500, tmp_path)
-
-
-def test_the_canary_would_be_seen(tmp_path, canary):
-    """An ordinary unpickler sets it off."""
+    check(read_mutants(tmp_path, 1_000), 1_000, tmp_path)
+    # An ordinary unpickler sets the canary off.
     watch = Watch(tmp_path / "none")
     with watch:
         pickle.loads(next(piece for piece in requests() if b"texalign_canary" in piece) + pickle.STOP)
@@ -217,15 +195,11 @@ def test_the_canary_would_be_seen(tmp_path, canary):
     del sys.modules["texalign_canary"]
 
 
-# --- memory ----------------------------------------------------------------------
-
-
 def small_bombs():
     """Names and bytes of files that claim much in a few bytes."""
     yield "memo", b"N" + pickle.LONG_BINPUT + b"\xff" * 4 + b"."
     yield "length of bytes", pickle.BINBYTES8 + b"\xff" * 7 + b"\x7f."
     yield "length of a bytearray", pickle.BYTEARRAY8 + (2**33).to_bytes(8, "little") + b"."
-    yield "frame", pickle.FRAME + b"\xff" * 8 + b"}."
     yield "key", pickle.EMPTY_DICT + LAUGHS + b"Ns."
     once = pickle.BINUNICODE + (10**6).to_bytes(4, "little") + b"a" * 10**6 + pickle.BINPUT + b"\0"
     again = ENCODE + pickle.BINGET + b"\0" + text("latin1") + pickle.TUPLE2 + pickle.REDUCE
@@ -244,13 +218,10 @@ def large_bombs():
     """Names and bytes of files of many megabytes; the last two are read."""
     mebi, wide = 2**20, "😀".encode()
     yield "number", pickle.INT + b"9" * 10**7 + b"\n."
-    yield "laughs", b")" + (pickle.MEMOIZE + pickle.BINGET + b"\0" + pickle.TUPLE2) * 30_000 + b"."
     yield "depth", pickle.EMPTY_LIST * 49_000 + pickle.APPEND * 48_999 + b"."
     yield "deep key", pickle.EMPTY_DICT + b")" + pickle.TUPLE1 * 90_000 + b"Ns."
-    yield "marks", pickle.MARK * 10**6
     yield "dicts", pickle.MARK + pickle.EMPTY_DICT * 10**7 + pickle.LIST + b"."
     yield "wide text", pickle.BINUNICODE + (30 * mebi + 4).to_bytes(4, "little") + b"a" * 30 * mebi + wide + b"."
-    yield "wide line", pickle.UNICODE + b"a" * 30 * mebi + b"\\U0001f600\n."
     yield "escapes", pickle.STRING + b"'" + b"\\x00" * (8 * mebi - 10) + b"'\n."
     local, central = b"PK\3\4" + bytes(26), b"PK\1\2" + bytes(24) + b"\1" + bytes(17) + b"a"
     end = b"PK\5\6" + bytes(4) + b"\xff\xff" * 2 + (300_000 * len(central)).to_bytes(4, "little")
@@ -261,10 +232,9 @@ def large_bombs():
     yield "the largest model", mano_files.pickled(fields, 5)
     # Every large field picks one number four million times, thrice over, beside as much wide text as will fit.
     for name in ("shapedirs", "posedirs"):
-        shape = fields[name].shape
-        idxs, value = np.zeros(shape, np.int8).ravel(), np.zeros(1)
+        idxs, value = np.zeros(fields[name].size, np.int8), np.zeros(1)
         for _ in range(3):
-            value = mano_files.Select(a=value, idxs=idxs, preferred_shape=shape)
+            value = mano_files.Select(a=value, idxs=idxs, preferred_shape=fields[name].shape)
         fields[name] = value
     fields["posedirs"].more = "a" * 22 * mebi + "😀"
     yield "selections of selections", mano_files.pickled(fields, 5)

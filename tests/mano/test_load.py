@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-import builtins
-import io
 import os
 import pickle
 import re
 import subprocess
 import sys
 import warnings
-from dataclasses import fields as dataclass_fields
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +15,7 @@ import smplx
 import torch
 
 import mano_files
-from mano_files import archived, chumpy_to_pickle, pickled, selected, small_fields, typed
+from mano_files import archived, chumpy_to_pickle, pickled, small_fields, typed
 from texalign import mano
 from texalign.mano import write_mano
 
@@ -64,9 +61,6 @@ def check_values(model, fields):
     assert model.parents.tolist() == PARENTS and model.parents.dtype == np.int64
 
 
-# --- what is read ----------------------------------------------------------------
-
-
 @pytest.mark.parametrize("typing", [lambda fields: fields, typed], ids=["plain", "chumpy"])
 @pytest.mark.parametrize("python, protocol", [(2, 0), (2, 1), (2, 2), *((3, protocol) for protocol in range(6))])
 def test_every_protocol_of_both_pythons(file, python, protocol, typing):
@@ -82,22 +76,11 @@ def test_these_files_are_what_they_are_said_to_be():
     data = pickled(typed(small_fields()), 2, python=2)
     for name in ("chumpy.ch Ch", "chumpy.reordering Select", "scipy.sparse.csc csc_matrix", "__builtin__ set"):
         assert pickle.GLOBAL + name.replace(" ", "\n").encode() + b"\n" in data
-    assert pickle.GLOBAL + b"numpy.core.multiarray\n_reconstruct\n" in data
-    assert b"copy_reg\n_reconstructor\n" in pickled(typed(small_fields()), 0, python=2)
-    assert b"numpy._core.numeric" in pickled(small_fields(), 5) or b"numpy.core.numeric" in pickled(small_fields(), 5)
     with chumpy_to_pickle(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scipy will give up the old module's name
         raw = pickle.loads(data, encoding="latin1")
-    assert isinstance(raw["shapedirs"], mano_files.Select) and raw["bs_style"] == "lbs"
+    assert isinstance(raw["shapedirs"], mano_files.Select)
     assert np.array_equal(raw["J_regressor"].toarray(), small_fields()["J_regressor"])
-
-
-@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_archives(file, save):
-    fields = small_fields()
-    buffer = io.BytesIO()
-    save(buffer, **{**fields, "v_template": np.asfortranarray(fields["v_template"])}, other=np.array("text"))
-    check_values(mano.load(file(buffer.getvalue(), "model.npz")), fields)
 
 
 def test_other_layouts_of_arrays(file):
@@ -106,39 +89,30 @@ def test_other_layouts_of_arrays(file):
         **fields,
         "v_template": np.asfortranarray(fields["v_template"]),
         "weights": fields["weights"].astype(">f8"),
-        "posedirs": fields["posedirs"][::-1][::-1].transpose(1, 0, 2).copy().transpose(1, 0, 2),
+        "posedirs": fields["posedirs"].transpose(1, 0, 2).copy().transpose(1, 0, 2),
         "f": fields["f"].astype(np.int16),
         "kintree_table": np.array([[-1, *PARENTS[1:]], range(16)], dtype=np.int32),
         "hands_coeffs": fields["hands_coeffs"].astype(np.float32),
+        "other": np.array("text"),
     }
-    for protocol in range(6):
-        model = mano.load(file(pickled(changed, protocol)))
-        check_values(model, {**fields, "hands_coeffs": changed["hands_coeffs"].astype(np.float64)})
-
-
-def test_a_selection_of_a_selection_and_extra_fields(file):
-    fields = small_fields()
-    twice = selected(np.zeros((5, 3, 2)))
-    twice.a, twice.idxs, twice.preferred_shape = selected(fields["shapedirs"]), np.arange(30)[::-1], (5, 3, 2)
-    data = pickled(
-        {**fields, "shapedirs": twice, "v_template": mano_files.Ch(x=fields["v_template"]), "more": [{}, None]}, 2
-    )
-    expected = {**fields, "shapedirs": fields["shapedirs"].ravel()[::-1].reshape(5, 3, 2)}
-    check_values(mano.load(file(data)), expected)
+    expected = {**fields, "hands_coeffs": changed["hands_coeffs"].astype(np.float64)}
+    for data in (archived(changed), *(pickled({**changed, "other": [{}, None]}, protocol) for protocol in range(6))):
+        check_values(mano.load(file(data)), expected)
 
 
 def test_a_genuine_files_size_and_types(file, tmp_path, models):
-    """The bundled hand, typed and written as MANO's own files are."""
+    """The bundled hand, typed and written as MANO's own files are, becomes one that smplx opens without chumpy."""
     for side, model in models.items():
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             read = mano.load(file(pickled(typed(model.fields()), 2, python=2), "model.pkl"))
         check_values(read, model.fields())
-        assert read.side == side
-        assert read.template.shape == (778, 3) and read.shape_directions.shape == (778, 3, 10)
-    written = mano.load(write_mano(tmp_path / "MANO_RIGHT.pkl"))
-    for field in dataclass_fields(mano.ManoModel):
-        assert np.array_equal(getattr(written, field.name), getattr(models["right"], field.name)), field.name
+        assert read.side == side and read.template.shape == (778, 3)
+        path = mano.write_mano_fields(tmp_path / f"MANO_{side.upper()}.pkl", read.fields())
+        layer = smplx.MANO(str(path), is_rhand=side == "right", use_pca=False, flat_hand_mean=True)
+        vertices = layer(betas=torch.full((1, 10), 0.5)).vertices[0].detach().numpy()
+        expected = model.template + model.shape_directions @ np.full(10, 0.5)
+        assert np.abs(vertices - expected).max() < 1e-5  # float32 in metres
 
 
 @pytest.mark.slow
@@ -148,19 +122,6 @@ def test_neither_chumpy_nor_scipy_is_needed(file):
     code = f"import sys; {blocked}; from texalign import mano; print(mano.load({str(path)!r}).template.shape)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "(5, 3)\n"
-
-
-def test_what_is_read_can_be_written_for_smplx(file, tmp_path, models):
-    """A file with chumpy in it becomes one that smplx opens without chumpy."""
-    original = mano.load(file(pickled(typed(models["right"].fields()), 2, python=2), "with_chumpy.pkl"))
-    path = mano.write_mano_fields(tmp_path / "MANO_RIGHT.pkl", original.fields())
-    layer = smplx.MANO(str(path), is_rhand=True, use_pca=False, flat_hand_mean=True)
-    beta = torch.full((1, 10), 0.5)
-    expected = original.template + original.shape_directions @ np.full(10, 0.5)
-    assert np.abs(layer(betas=beta).vertices[0].detach().numpy() - expected).max() < 1e-5  # float32 in metres
-
-
-# --- what is refused -------------------------------------------------------------
 
 
 class Call:
@@ -178,120 +139,65 @@ def test_calls_are_refused_by_name_and_not_made(file, tmp_path, protocol):
     mark = tmp_path / "mark"
     for value, name in (
         (Call(os.system, f"touch {mark}"), r"(posix|nt).system"),
-        (Call(builtins.eval, f"open({str(mark)!r}, 'w')"), r"(builtins|__builtin__).eval"),
         (Call(Path.touch, mark), r"(builtins|__builtin__).getattr|pathlib\S*Path.touch"),
-        (Path.cwd, r"(builtins|__builtin__).getattr"),
         (Call(np.save, str(mark), 1), "numpy.save"),
     ):
-        for content in (value, {**small_fields(), "extra": value}):
-            assert re.search(f"a request for ({name}) in", refused(file(pickle.dumps(content, protocol))))
+        assert re.search(
+            f"a request for ({name}) in", refused(file(pickled({**small_fields(), "extra": value}, protocol)))
+        )
     assert not mark.exists()
 
 
-@pytest.mark.parametrize("asked", [
-    "numpy:ndarray.tofile", "numpy.ndarray:tofile", "numpy:load", "numpy.core.multiarray:scalar",
-    "numpy.core:multiarray._reconstruct", "scipy.sparse.csc:csc_array", "chumpy.ch:ChLambda", "builtins:getattr",
-    "copyreg:__newobj__", "_codecs:decode",
-])  # fmt: skip
-def test_names_are_compared_whole(file, asked):
-    module, name = asked.split(":")
-    raw = [bytes([len(part)]) + part.encode() for part in (module, name)]
-    stacked = pickle.SHORT_BINUNICODE + raw[0] + pickle.SHORT_BINUNICODE + raw[1] + pickle.STACK_GLOBAL + pickle.STOP
-    for data in (pickle.GLOBAL + f"{module}\n{name}\n.".encode(), stacked):
-        assert f"got a request for {module}.{name} in" in refused(file(data))
-
-
-def test_names_have_no_attributes_and_hold_none(file):
-    """A state given to a name, or to what a call stands for, changes nothing for the next file."""
-    for name in (b"chumpy.ch\nCh\n", b"numpy\ndtype\n", b"_codecs\nencode\n"):
-        for state in (b"}X\x01\0\0\0xX\x01\0\0\0ys", b"N}X\x01\0\0\0xX\x01\0\0\0ys\x86"):
-            assert "a state for an array" in refused(file(pickle.GLOBAL + name + state + b"b."))
-            made = pickle.GLOBAL + name + b")\x81" + state + b"b"
-            data = pickled({**small_fields(), "extra": 12345}, 2).replace(b"M90", made)
-            assert made in data
-            check_values(mano.load(file(data)), small_fields())
-    check_values(mano.load(file(pickled(typed(small_fields()), 2))), small_fields())
-
-
-@pytest.mark.parametrize(
-    "data, message",
-    [
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 3821356\n", "a Git LFS pointer"),
-        (b"", "a MANO file, got an empty file"),
-        (b"\n<!DOCTYPE html>", "a MANO file, got a web page"),
-        (b"PK\3\4 and no archive", "a MANO file, got BadZipFile"),
-        (pickle.PERSID + b"1\n.", "a request for opcode b'P'"),
-        (pickle.EXT1 + b"\1.", r"a request for opcode b'\x82'"),
-        (pickle.MARK + pickle.INST + b"os\nsystem\n.", "a request for opcode b'i'"),
-        (pickle.NEXT_BUFFER + b".", r"a request for opcode b'\x97'"),
-        (pickle.PROTO + b"\xffN.", "a MANO file, got ValueError"),
-        (pickle.EMPTY_DICT, "a MANO file, got EOFError"),
-        (pickle.EMPTY_DICT + b". ", "nothing after the pickle's end, got more"),
-        (pickle.EMPTY_LIST + b".", "a pickled dict, got a list"),
-        (pickle.GLOBAL + b"numpy\nndarray\n.", "a pickled dict, got 'ndarray'"),
-        (pickle.NONE + pickle.EMPTY_TUPLE + pickle.REDUCE + b".", "a call that makes an array, got one of a NoneType"),
-        (pickle.EMPTY_DICT + b"NN" + pickle.SETITEM + b".", "text as a dict's key, got a NoneType"),
-        (pickle.BINGET + b"\0.", "a MANO file, got UnpicklingError"),
-        (pickle.STACK_GLOBAL + b".", "a MANO file, got IndexError"),
-    ],
-)
+@pytest.mark.parametrize("data, message", [
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 3821356\n", "a Git LFS pointer"),
+    (b"", "a MANO file, got an empty file"),
+    (bytes(32 * 2**20 + 1), "at most 33554432 bytes, got more"),
+    (b"\n<!DOCTYPE html>", "a MANO file, got a web page"),
+    (b"PK\3\4 and no archive", "a MANO file, got BadZipFile"),
+    (pickle.MARK + pickle.INST + b"os\nsystem\n.", "a request for opcode b'i'"),
+    (pickle.EMPTY_DICT, "a MANO file, got EOFError"),
+    (pickle.EMPTY_DICT + b". ", "nothing after the pickle's end, got more"),
+    (pickle.GLOBAL + b"numpy\nndarray\n.", "a pickled dict, got 'ndarray'"),
+    (pickle.GLOBAL + b"numpy\nndarray.tofile\n.", "a request for numpy.ndarray.tofile"),
+    (pickle.GLOBAL + b"numpy.core\nmultiarray._reconstruct\n.", "a request for numpy.core.multiarray._reconstruct"),
+    (b"\x8c\x06chumpy\x8c\x05ch.Ch" + pickle.STACK_GLOBAL + b".", "a request for chumpy.ch.Ch"),
+    (pickle.GLOBAL + b"numpy\ndtype\n" + pickle.EMPTY_DICT + pickle.BUILD + b".", "a state for an array"),
+    (pickle.NONE + pickle.EMPTY_TUPLE + pickle.REDUCE + b".", "a call that makes an array, got one of a NoneType"),
+    (pickle.EMPTY_DICT + b"NN" + pickle.SETITEM + b".", "text as a dict's key, got a NoneType"),
+    (pickled({**small_fields(), "f": 0, "weights": 0}, 2).replace(b"weights", b"weighty"), "fields, got no weights in"),
+], ids=lambda value: value if isinstance(value, str) else "")  # fmt: skip
 def test_files_of_another_kind_are_refused_in_words(file, data, message):
     assert message in refused(file(data))
 
 
-def test_objects_records_and_text_are_not_arrays(file):
-    fields = small_fields()
-    for array, code in (
-        (np.array([[None] * 3]), "O8"),
-        (np.zeros((5, 3), "V8"), "V8"),
-        (np.zeros(5, [("x", "f8"), ("y", "f8")]), "V16"),
-        (np.array([["text"] * 3]), "U4"),
-        (np.zeros((5, 3), "M8[s]"), "M8"),
-        (np.zeros((5, 3), np.complex128), "c16"),
-    ):
-        for protocol in (2, 4, 5):
-            message = refused(file(pickled({**fields, "v_template": array}, protocol)))
-            assert "numbers (bool, int or float)" in message and code in message
-        message = refused(file(archived({**fields, "v_template": array})))
-        assert "numbers (bool, int or float)" in message or "v_template to be an array of numbers" in message
+@pytest.mark.parametrize("kind", ["O", [("x", "f8"), ("y", "f8")], "U4", "M8[s]", "c16"])
+def test_objects_records_and_text_are_not_arrays(file, kind):
+    fields = {**small_fields(), "v_template": np.zeros((5, 3), kind)}
+    for data in (pickled(fields, 2), pickled(fields, 5), archived(fields)):
+        assert re.search(r"numbers \(bool, int or float\)|v_template to be an array of numbers", refused(file(data)))
 
 
-@pytest.mark.parametrize(
-    "name, value, message",
-    [
-        ("v_template", np.zeros((6890, 4)), r"v_template \(V, 3\), got \(6890, 4\)"),
-        ("v_template", np.zeros(15), r"v_template \(V, 3\), got \(15,\)"),
-        ("v_template", np.zeros((20_000, 3)), r"v_template \(V, 3\) with V from 1 to 10000, got \(20000, 3\)"),
-        ("shapedirs", np.zeros((6, 3, 2)), r"shapedirs \(V, 3, S\) with V = 5, got \(6, 3, 2\)"),
-        ("weights", np.zeros((5, 16), np.int64), "weights of floating dtype, got int64"),
-        ("hands_mean", np.full(45, np.nan), "hands_mean to be finite"),
-        ("hands_coeffs", np.zeros((0, 45)), r"hands_coeffs \(N, 45\) with N from 1 to 10000|ValueError"),
-        ("f", np.array([[0, 1, 5]]), "f from 0 to 4, got an index out of range"),
-        ("f", np.array([[0, 1, 2**64 - 1]], dtype=np.uint64), "f from 0 to 4"),
-        ("f", np.zeros((3, 3)), "f of integer dtype, got float64"),
-        ("kintree_table", np.zeros((2, 16), np.int64), "every joint after its parent"),
-        ("v_template", "text", "an array, got 'text'"),
-        ("J_regressor", None, "an array, got a NoneType"),
-    ],
-)
+@pytest.mark.parametrize("name, value, message", [
+    ("v_template", np.zeros(15), r"v_template \(V, 3\), got \(15,\)"),
+    ("v_template", np.zeros((20_000, 3)), r"v_template \(V, 3\) with V from 1 to 10000, got \(20000, 3\)"),
+    ("shapedirs", np.zeros((6, 3, 2)), r"shapedirs \(V, 3, S\) with V = 5, got \(6, 3, 2\)"),
+    ("weights", np.zeros((5, 16), np.int64), "weights of floating dtype, got int64"),
+    ("hands_mean", np.full(45, np.nan), "hands_mean to be finite"),
+    ("f", np.array([[0, 1, 5]]), "f from 0 to 4, got an index out of range"),
+    ("f", np.array([[0, 1, 2**64 - 1]], dtype=np.uint64), "f from 0 to 4"),
+    ("f", np.zeros((3, 3)), "f of integer dtype, got float64"),
+    ("kintree_table", np.zeros((2, 16), np.int64), "every joint after its parent"),
+    ("v_template", "text", "an array, got 'text'"),
+])  # fmt: skip
 def test_fields_that_do_not_fit_are_named(file, name, value, message):
     fields = {**small_fields(), name: value}
-    assert re.search(message, refused(file(pickled(fields, 3))))
-    if isinstance(value, np.ndarray):
-        assert re.search(message, refused(file(archived(fields))))
-
-
-def test_missing_fields_are_named(file):
-    fields = small_fields()
-    del fields["weights"], fields["f"]
-    for data in (pickled(fields, 2), archived(fields)):
-        assert "expected MANO's fields, got no weights, f in" in refused(file(data))
+    for data in [pickled(fields, 3)] + [archived(fields)] * isinstance(value, np.ndarray):
+        assert re.search(message, refused(file(data)))
 
 
 def test_sparse_matrices_and_selections_that_do_not_fit(file):
-    sparse = [dict(indptr=np.array(starts)) for starts in ([0, 1, 1, 1, 1, 99], [0, 3, 1, 1, 1, 2], [0] * 4)]
-    sparse += [dict(indices=rows) for rows in (np.full(99, 16), np.full(99, -1), np.zeros(99))]
-    sparse += [dict(_shape=(10**9, 10**9)), dict(_shape=("16" * 10**6, 10**6)), dict(data="text")]
+    sparse = [dict(indptr=np.array([0, 1, 1, 1, 1, 99])), dict(indptr=np.array([0] * 4)), dict(data="text")]
+    sparse += [dict(indices=np.full(99, -1)), dict(_shape=(10**9, 10**9))]
     chosen = [dict(preferred_shape=(5, 3, 3)), dict(idxs=np.full(30, 10**6)), dict(idxs=np.zeros(30)), dict(a=1)]
     changes = [("J_regressor", change) for change in sparse] + [("shapedirs", change) for change in chosen]
     for name, change in changes:
@@ -303,43 +209,24 @@ def test_sparse_matrices_and_selections_that_do_not_fit(file):
     assert "at most 8 chumpy values inside each other" in refused(file(pickled(fields, 2)))
 
 
-def test_files_that_cannot_be_opened_or_are_too_large(file, tmp_path):
-    with pytest.raises(FileNotFoundError):
-        mano.load(tmp_path / "none.pkl")
-    assert "at most 33554432 bytes, got more" in refused(file(bytes(32 * 2**20 + 1)))
-
-
-# --- the left hand's sign --------------------------------------------------------
-
-
-def spaces(model):
-    """Shape directions as the model has them, in another basis, with noise, with turning fingers, of one kind only."""
-    random = np.random.default_rng(0)
-    basis = np.linalg.qr(random.normal(size=(10, 10)))[0]
-    plain = model.shape_directions
-    joints = model.joint_regressor @ model.template
-    turns = [
-        model.weights[:, [joint]] * np.cross(random.normal(size=3) * 0.1, model.template - joints[joint])
-        for joint in range(1, 16)
-    ]
-    yield "its own", plain
-    yield "another basis", plain @ basis
-    yield "noise", plain + random.normal(size=plain.shape) * 1e-4
-    yield "turned fingers", np.concatenate([plain, np.stack(turns, axis=2)], axis=2)
-    yield "only turned fingers", np.stack(turns, axis=2)
-    yield "only size", 0.05 * (model.template - model.template.mean(axis=0))[:, :, None]
-
-
-@pytest.mark.parametrize("number", range(6))
-def test_the_left_hands_wrong_sign_is_told_from_the_right_one(models, number):
-    name, directions = list(spaces(models["left"]))[number]
-    good = replace(models["left"], shape_directions=directions)
-    bad = replace(models["left"], shape_directions=directions * FLIP)
-    assert bad.has_wrong_left_shape and not good.has_wrong_left_shape, name
-    assert np.array_equal(bad.with_left_shape_fixed().shape_directions, directions)
-    assert good.with_left_shape_fixed() is good
-    # Only left hands are known to have it.
-    assert not replace(bad, side="right").has_wrong_left_shape and not replace(bad, side=None).has_wrong_left_shape
+def test_the_left_hands_wrong_sign_is_told_from_the_right_one(models):
+    """Also in another basis, with noise, where fingers turn, and where nothing but the size changes."""
+    left, random = models["left"], np.random.default_rng(0)
+    plain = left.shape_directions
+    turns = np.cross(random.normal(size=(15, 1, 3)), left.template - (left.joint_regressor @ left.template)[1:, None])
+    turns = np.einsum("jvx,vj->vxj", 0.1 * turns, left.weights[:, 1:])
+    size = 0.05 * (left.template - left.template.mean(axis=0))[:, :, None]
+    mixed = plain @ np.linalg.qr(random.normal(size=(10, 10)))[0] + random.normal(size=plain.shape) * 1e-4
+    for directions in (plain, mixed, np.concatenate([plain, turns], axis=2), turns, size):
+        good, bad = (replace(left, shape_directions=given) for given in (directions, directions * FLIP))
+        assert bad.has_wrong_left_shape and not good.has_wrong_left_shape
+        assert np.array_equal(bad.with_left_shape_fixed().shape_directions, directions)
+        assert good.with_left_shape_fixed() is good
+        # Only left hands are known to have it.
+        assert not any(replace(bad, side=side).has_wrong_left_shape for side in ("right", None))
+    # Displacements along y alone are the same for both signs; so is no displacement at all.
+    for along in (np.array([0.0, 1.0, 0.0]), np.zeros(3)):
+        assert not replace(left, shape_directions=plain * along[:, None]).has_wrong_left_shape
 
 
 def test_a_wrong_left_hand_is_read_as_it_is_with_a_warning(file, models):
@@ -347,7 +234,7 @@ def test_a_wrong_left_hand_is_read_as_it_is_with_a_warning(file, models):
     fields = {**models["left"].fields(), "shapedirs": models["right"].shape_directions}
     path = file(pickled(typed(fields), 2, python=2), "MANO_LEFT.pkl")
     with pytest.warns(
-        UserWarning, match=r"MANO_LEFT.pkl have the right hand's sign in x.*with_left_shape_fixed\(\)"
+        UserWarning, match="MANO_LEFT.pkl have the right hand's sign in x.*with_left_shape_fixed"
     ) as said:
         model = mano.load(path)
     assert said[0].filename == __file__
@@ -358,18 +245,6 @@ def test_a_wrong_left_hand_is_read_as_it_is_with_a_warning(file, models):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         mano.load(file(pickled(fixed.fields(), 2), "fixed.pkl"))
-
-
-def test_where_the_sign_says_nothing_nothing_is_said(models):
-    """Displacements along y alone are the same for both signs; so is no displacement at all."""
-    left = models["left"]
-    along_y = np.zeros_like(left.shape_directions)
-    along_y[:, 1] = left.shape_directions[:, 1]
-    for directions in (along_y, np.zeros_like(along_y)):
-        assert not replace(left, shape_directions=directions).has_wrong_left_shape
-
-
-# --- documentation ---------------------------------------------------------------
 
 
 def test_the_converter_in_the_documentation_runs(tmp_path, models, monkeypatch):
