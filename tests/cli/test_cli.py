@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -169,13 +168,6 @@ def test_doctor_fails_when_the_cpu_does(monkeypatch, capsys):
     assert "torch on cpu            does not run: broken" in printed
     assert "no backend runs here" in printed and "its torch backend fails on the CPU" in printed
     assert "pip install --force-reinstall torch" in printed
-
-
-def test_doctor_names_the_backend_that_auto_takes(monkeypatch):
-    pretend(monkeypatch, {})
-    chosen = SimpleNamespace(name="nvdiffrast")
-    monkeypatch.setattr(rasterize, "select_backend", lambda name, device: {"auto": chosen}[name])
-    assert doctor.automatic_backend(CUDA) == "nvdiffrast"
 
 
 @pytest.mark.slow

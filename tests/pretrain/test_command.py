@@ -18,27 +18,18 @@ def command(folder, *more, steps=2):
 
 
 @pytest.mark.slow
-def test_the_command_trains_says_where_and_resumes(tmp_path, capsys, monkeypatch):
-    assert command(tmp_path) == 0
+def test_the_command_trains_says_where_and_resumes(photographs, tmp_path, capsys, monkeypatch):
+    more = ["--photographs", str(photographs), "--frames", "8-12", "--start", "bundled", "--rate", "1e-4"]
+    assert command(tmp_path, "--photograph-share", "1", *more) == 0
     told = capsys.readouterr()
     assert f"checkpoint: {tmp_path / 'checkpoint.pt'}" in told.out and "the same command again resumes" in told.out
     assert "visible l1 over mean colour: " in told.out
     assert "texalign pretrain" in told.err and "2/2" in told.err and "l1=" in told.err  # tqdm's bar
-    assert ta.UVTextureEncoder.from_pretrained(tmp_path).provenance["settings"]["image_size"] == 32
-    monkeypatch.setattr(training, "train_step", None)  # nothing is left to do
-    assert command(tmp_path) == 0
-
-
-@pytest.mark.slow
-def test_the_command_goes_on_from_the_bundled_weights_with_photographs(photographs, tmp_path, capsys, monkeypatch):
-    more = ["--photographs", str(photographs), "--frames", "8-12", "--start", "bundled", "--rate", "1e-4"]
-    assert command(tmp_path, "--photograph-share", "1", *more) == 0
-    told = capsys.readouterr()
     assert "photographs: 4, and 1 left out" in told.out and "hand fitted to 5 of 5 photographs" in told.err
     provenance = ta.UVTextureEncoder.from_pretrained(tmp_path).provenance
     assert provenance["started_from"] == ta.UVTextureEncoder.from_pretrained().provenance
     assert provenance["settings"]["photograph_share"] == 1 and provenance["settings"]["rate"] == 1e-4
-    monkeypatch.setattr(training, "train_step", None)
+    monkeypatch.setattr(training, "train_step", None)  # nothing is left to do
     assert command(tmp_path, "--photograph-share", "1", *more) == 0
     assert "hand fitted" not in capsys.readouterr().err, "fits are kept"
     assert command(tmp_path, *more) == 2  # half of the images, by default

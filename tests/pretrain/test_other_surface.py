@@ -9,12 +9,11 @@ import pytest
 import torch
 
 import texalign as ta
-from photograph_folder import write_folder
 from texalign import synthetic
-from texalign.photographs import fit_photographs, read_photographs
 from texalign.pretrain import PretrainSettings, pretrain
 
 SETTINGS = PretrainSettings(steps=2, batch_size=6, image_size=64, token_count=64, target_count=64)
+MIXED = replace(SETTINGS, image_size=32, photograph_share=0.5)
 TINY = {"texture_size": 32, "latent_grid": 8, "width": 24, "layers": 1, "heads": 2}
 RINGS, AROUND = 10, 12
 
@@ -79,9 +78,11 @@ def test_a_subdivided_hand_is_drawn_as_the_hand(batch, smooth_texture):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("other", [subdivided_hand, tube])
-def test_a_prior_is_trained_saved_loaded_and_used(other, batch, tmp_path):
+def test_a_prior_is_trained_saved_loaded_and_used(other, batch, fitted, meshed, tmp_path):
     surface, vertices_of = other()
-    trained = pretrain(tmp_path, SETTINGS, surface=surface, vertices_of=vertices_of)
+    # Meshes that come with photographs are the surface's; those that are fitted are the bundled hand's.
+    photographs = fitted if other is tube else replace(meshed, vertices=vertices_of(meshed.vertices))
+    trained = pretrain(tmp_path, MIXED, photographs=photographs, surface=surface, vertices_of=vertices_of)
     assert trained.atlas_id == surface.atlas_id != ta.HandSurface.mano().atlas_id
     assert all(math.isfinite(value) for value in trained.provenance["metrics"].values())
     encoder = ta.UVTextureEncoder.from_pretrained(tmp_path, surface)
@@ -95,28 +96,7 @@ def test_a_prior_is_trained_saved_loaded_and_used(other, batch, tmp_path):
     assert vertices.grad.isfinite().all() and vertices.grad.abs().sum() > 0
 
 
-@pytest.mark.slow
-def test_photographs_with_meshes_of_the_surface_and_fitted_ones(tmp_path):
-    surface, vertices_of = subdivided_hand()
-    other = {"surface": surface, "vertices_of": vertices_of}
-    settings = replace(SETTINGS, steps=1, image_size=32, photograph_share=0.5)
-    start = ta.UVTextureEncoder(surface, **TINY)
-
-    def fitted(name, **changes):
-        write_folder(tmp_path / name, 3, 32, **changes)
-        return fit_photographs(read_photographs(tmp_path / name, image_size=32))
-
-    given, bare = fitted("given"), fitted("bare", seed=4, vertices_cam_cm=None)
-    own = replace(given, vertices=vertices_of(given.vertices))
-    pretrain(tmp_path / "own", settings, start, photographs=own, **other)
-    # Without meshes the bundled hand is fitted, and mapped to the surface.
-    pretrain(tmp_path / "fitted", settings, start, photographs=bare, **other)
-    with pytest.raises(ValueError, match=rf"surface \(B, {surface.vertex_count}, 3\), got \(3, 778, 3\)"):
-        pretrain(tmp_path / "run", settings, photographs=given, **other)
-    assert not (tmp_path / "run").exists()
-
-
-def test_what_does_not_fit_the_surface_is_refused_before_anything_is_computed(tmp_path):
+def test_what_does_not_fit_the_surface_refused_before_anything_is_computed(meshed, tmp_path):
     surface, vertices_of = subdivided_hand()
     count = surface.vertex_count
     fine = {"surface": surface, "vertices_of": vertices_of}
@@ -131,4 +111,6 @@ def test_what_does_not_fit_the_surface_is_refused_before_anything_is_computed(tm
     for arguments, message in wrong:
         with pytest.raises((TypeError, ValueError), match=f"pretrain: expected {message}"):
             pretrain(tmp_path / "run", SETTINGS, **arguments)
+    with pytest.raises(ValueError, match=rf"vertices of the surface \(B, {count}, 3\), got \(5, 778, 3\)"):
+        pretrain(tmp_path / "run", MIXED, photographs=meshed, **fine)
     assert not (tmp_path / "run").exists()

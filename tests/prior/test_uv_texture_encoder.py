@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 
 import texalign as ta
-from texalign.hand import sample_pose
+from texalign.hand import rotation_matrices, sample_pose
 from texalign.prior import UVTextureEncoder
 from texalign.prior.atlas_cells import AtlasCells
 from texalign.synthetic import generate
@@ -71,14 +71,6 @@ def test_the_default_is_small_enough_to_ship_and_normalises_nothing_over_the_bat
     assert not any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in encoder.modules())
 
 
-def test_cells_are_those_that_touch_a_chart(surface):
-    cells = AtlasCells.of(surface, 8).cells
-    centre = surface.uv[surface.uv_faces].mean(dim=1)
-    column, row = (centre * 8).long().unbind(-1)
-    assert set((row * 8 + column).tolist()) <= set(cells)
-    assert 20 < len(cells) < 60
-
-
 def test_before_training_the_texture_is_the_mean_of_the_valid_colours(surface):
     observations = observe()
     texture = UVTextureEncoder(surface, **TINY)(observations)
@@ -125,20 +117,6 @@ def test_one_colour_everywhere_has_finite_gradients(tiny, colour):
     rgb = torch.full((1, 20, 3), colour, requires_grad=True)
     tiny(ta.UVObservations(observations.uv, rgb, observations.valid)).sum().backward()
     assert rgb.grad.isfinite().all()
-
-
-def test_exposure_and_contrast_carry_over(surface):
-    """In logits, brighter and more contrasty observations give a brighter and more contrasty texture."""
-    encoder = awake(UVTextureEncoder(surface, **TINY)).double()
-    with torch.no_grad():
-        encoder.palette.weight.zero_()
-    observations = observe(1, 60, dtype=torch.float64)
-    logits = (observations.rgb - 0.5) * 2
-    spread = [
-        encoder(ta.UVObservations(observations.uv, (logits * gain).sigmoid(), observations.valid)).logit().std().item()
-        for gain in (1, 2)
-    ]
-    assert spread[1] / spread[0] == pytest.approx(2, rel=0.1)
 
 
 def test_grouping_is_putting_the_tokens_side_by_side(tiny):
@@ -196,16 +174,6 @@ def test_every_parameter_gets_a_gradient_even_without_tokens_or_log_variance(sur
     assert [name for name, parameter in encoder.named_parameters() if parameter.grad is None] == []
 
 
-def quarter_turns(vertices):
-    """(4, V, 3): one hand from four sides, turned about its own vertical axis."""
-    centre = vertices.mean(dim=0)
-    angle = torch.arange(4) * torch.pi / 2
-    zero, one = torch.zeros(4), torch.ones(4)
-    rows = [angle.cos(), zero, angle.sin(), zero, one, zero, -angle.sin(), zero, angle.cos()]
-    turn = torch.stack(rows, dim=-1).reshape(4, 1, 3, 3)
-    return (turn @ (vertices - centre)[None, :, :, None])[..., 0] + centre
-
-
 def test_four_views_reveal_what_one_hides(surface, hand):
     """Mean L1 error over the texels that the first of four views hides: from that view alone, and from all four."""
     encoder, count = UVTextureEncoder.from_pretrained(), 12
@@ -214,9 +182,10 @@ def test_four_views_reveal_what_one_hides(surface, hand):
     renderer = ta.TexturedHandRenderer(surface, 96, backend="torch")
     inside = (surface.texel_map(128).face_index >= 0)[None, None]
     camera = ta.PinholeCamera(torch.full((4, 2), 192.0), torch.full((4, 2), 48.0))
+    quarters = rotation_matrices(torch.arange(4)[:, None] * torch.tensor([0.0, torch.pi / 2, 0.0]))
     errors = []
     for truth, mesh in zip(textures.split(1), meshes):
-        vertices = quarter_turns(mesh - mesh.mean(dim=0) + torch.tensor([0.0, 0.0, 0.5]))
+        vertices = (mesh - mesh.mean(dim=0)) @ quarters.mT + torch.tensor([0.0, 0.0, 0.5])
         image = renderer(vertices, camera, truth.expand(4, -1, -1, -1)).image
         observations = renderer.observe(vertices, camera, image, count=384)
         seen = renderer.unwrap(vertices, camera, image, texture_size=128)[1]
@@ -227,9 +196,6 @@ def test_four_views_reveal_what_one_hides(surface, hand):
         errors.append([(texture - truth).abs()[hidden].mean() for texture in (alone, together)])
     alone, together = torch.tensor(errors).mean(dim=0)
     assert together < 0.7 * alone
-
-
-# Persistence
 
 
 def test_saved_and_loaded_is_bitwise_the_same(tiny, tmp_path, surface):
@@ -280,9 +246,6 @@ def test_missing_files_are_named(tiny, tmp_path, monkeypatch):
     (tmp_path / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"expected config\.json"):
         UVTextureEncoder.from_pretrained(tmp_path)
-    (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(ValueError, match="expected safetensors weights, got"):
-        UVTextureEncoder.from_pretrained(tmp_path / "notes.txt")
     monkeypatch.setattr("texalign.prior.weights.BUNDLED", "absent")
     with pytest.raises(FileNotFoundError, match=r"bundled weights assets/absent\.safetensors"):
         UVTextureEncoder.from_pretrained()
@@ -336,18 +299,13 @@ def test_altered_configurations_are_refused(tiny, tmp_path, change, message):
         UVTextureEncoder.from_pretrained(tmp_path)
 
 
-# What a caller may get wrong
-
-
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
         ({"texture_size": 100}, "UVTextureEncoder: expected texture_size to be a power of two, got 100"),
-        ({"latent_grid": 0}, "expected latent_grid to be a power of two, got 0"),
         ({"texture_size": 16}, r"expected texture_size >= 4 \* latent_grid = 32, got 16"),
         ({"width": 25}, r"expected width to be a multiple of 2 \* heads = 4, got 25"),
         ({"layers": -1}, "expected layers >= 0, got -1"),
-        ({"heads": 0}, "expected heads > 0, got 0"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(surface, sizes, message):
