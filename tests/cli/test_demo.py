@@ -10,7 +10,7 @@ from PIL import Image
 from photograph_folder import write_folder
 from texalign.cli import demo, demo_fits, demo_hands, demo_table
 from texalign.cli.demo_fits import ALONE, START, TOGETHER
-from texalign.hand import Hand, disturbed, pose_hand, resting
+from texalign.hand import Hand, pose_hand
 
 CELL, LABEL = 160, 22
 HANDS, SIZE, STEPS = 3, 64, 4
@@ -51,16 +51,6 @@ def test_the_true_parameters_give_the_true_vertices_and_seeds_other_hands(monkey
     assert torch.equal(hands.image, again.image) and not torch.equal(hands.image, other.image)
 
 
-def test_disturbances_have_their_size(hand):
-    still = resting(hand, 4000)
-    moved = disturbed(still, torch.Generator().manual_seed(0))
-    spread = [(after - before).flatten(0, -2).std(dim=0) for before, after in zip(still.tensors(), moved.tensors())]
-    sizes = torch.tensor([0.15, 0.04, 0.04, 0.06, 0.06, 0.06, 0.004, 0.004, 0.012])
-    # The deviation of 4000 values is known to 1.1 %.
-    torch.testing.assert_close(torch.cat(spread[:3]), sizes, rtol=0.06, atol=0)
-    assert torch.equal(still.shape, moved.shape)
-
-
 def test_both_fits_start_at_the_same_place_and_keep_the_shape():
     hands, model, start = demo_hands.synthetic_hands(2, SIZE, seed=1)
     alignment = demo_fits.align(model, hands, start, steps=3)
@@ -69,10 +59,8 @@ def test_both_fits_start_at_the_same_place_and_keep_the_shape():
         assert len(track) == 4
         assert torch.equal(track[0], alignment.hands[START].vertices)
         assert torch.equal(track[-1], alignment.hands[name].vertices)
-    # No joint moves these against each other.
     palms = [(hand.joints[:, 5] - hand.joints[:, 17]).norm(dim=-1) for hand in alignment.hands.values()]
-    for palm in palms[1:]:
-        torch.testing.assert_close(palm, palms[0], atol=1e-6, rtol=0)
+    torch.testing.assert_close(torch.stack(palms), palms[0].expand(3, -1), atol=1e-6, rtol=0)
 
 
 @pytest.mark.slow

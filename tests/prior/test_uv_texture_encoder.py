@@ -7,7 +7,6 @@ import pickle
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch.utils.flop_counter import FlopCounterMode
 
 import texalign as ta
 from texalign.hand import rotation_matrices, sample_pose
@@ -155,16 +154,6 @@ def test_gradients_match_finite_differences():
 
     inputs = (observations.uv, observations.rgb, weight.detach())
     assert torch.autograd.gradcheck(run, tuple(tensor.clone().requires_grad_() for tensor in inputs), atol=1e-4)
-
-
-def test_work_is_linear_in_tokens(tiny):
-    def flops(count):
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            tiny(observe(1, count))
-        return counter.get_total_flops()
-
-    base, once, twice = flops(0), flops(200), flops(400)
-    assert twice - base == 2 * (once - base) > 0
 
 
 def test_every_parameter_gets_a_gradient_even_without_tokens_or_log_variance(surface):
