@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,38 +20,26 @@ CUDA = torch.device("cuda", 0)
 def test_demo_prints_a_table_and_writes_its_pictures_where_it_is_told(tmp_path):
     here = tmp_path / "here"
     here.mkdir()
-    process = subprocess.run(
-        [sys.executable, "-m", "texalign", "demo", "--fast", "--output", "../pictures"],
-        cwd=here,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    command = [sys.executable, "-m", "texalign", "demo", "--fast", "--output", "../pictures"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=600, env=environment)
     assert process.returncode == 0, process.stderr
+    assert "100%" in process.stderr and "texalign demo" in process.stderr
     pictures = tmp_path / "pictures"
     assert sorted(file.name for file in pictures.iterdir()) == ["alignment.gif", "contact_sheet.png"]
     assert list(here.iterdir()) == []
     lines = process.stdout.splitlines()
-    assert lines[0].startswith(
-        "6 unseen synthetic hands of known shape, 96 px, keypoints with 1.5 px of noise; 30 steps"
-    )
+    assert lines[0].startswith("6 unseen synthetic hands of known shape, 96 px, keypoints with 1.5 px of noise")
     assert lines[-1] == f"folder: {pictures.resolve()}"
-    assert "contact_sheet.png and alignment.gif" in lines[-2]
-    assert "100%" in process.stderr and "texalign demo" in process.stderr
-    assert lines[1].startswith("Taken: at least 70% in sight, at most 1.5 m away. Means over all hands")
-    assert lines[2].split("  ")[-1].strip() == "change"
-    assert lines[-3].startswith("mask, intersection over union")
     table = lines[3:-3]
-    assert [line.split("  ")[0] for line in table[:2]] == ["vertices", "vertices, relative to the wrist mm"]
-    assert len(table) == 6
+    assert len(table) == 6 and lines[-3].startswith("mask, intersection over union")
     for line in table:
-        start, alone, together, change, sign = line.split()[-5:]
-        start, alone, together, change = map(float, (start, alone, together, change))
-        assert sign == "%" and min(start, alone, together) > 0
+        *values, change, sign = line.split()[-5:]
+        start, alone, together = map(float, values)
+        assert sign == "%" and start > 0
         # Values are printed with two decimals, the change with none: half a last digit of each.
         rounding = 0.5 + 100 * 0.005 * (1 + together / alone) / (alone - 0.005) + 1e-6
-        assert change == pytest.approx(100 * (together / alone - 1), abs=rounding)
+        assert float(change) == pytest.approx(100 * (together / alone - 1), abs=rounding)
 
 
 def test_demo_into_a_file_is_a_users_mistake(tmp_path, capsys):
@@ -65,16 +52,12 @@ def test_demo_into_a_file_is_a_users_mistake(tmp_path, capsys):
 
 
 def test_demo_on_no_photographs_is_a_users_mistake(tmp_path, capsys):
-    output = ["--output", str(tmp_path / "new")]
-    assert main(["demo", "--images", str(tmp_path / "nowhere"), *output]) == 2
-    assert "nowhere" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
-    assert main(["demo", "--images", str(tmp_path / "empty"), *output]) == 2
-    message = capsys.readouterr().err
-    assert "annotations.npz" in message and "Traceback" not in message and message.count("texalign: ") == 1
-    write_folder(tmp_path / "photographs", count=2, K_crop=None)
-    assert main(["demo", "--images", str(tmp_path / "photographs"), *output]) == 2
-    assert "no K_crop" in capsys.readouterr().err
+    write_folder(tmp_path / "no camera", count=2, K_crop=None)
+    for name, message in (("nowhere", "nowhere"), ("empty", "annotations.npz"), ("no camera", "no K_crop")):
+        assert main(["demo", "--images", str(tmp_path / name), "--output", str(tmp_path / "new")]) == 2
+        error = capsys.readouterr().err
+        assert message in error and "Traceback" not in error and error.count("texalign: ") == 1
     assert not (tmp_path / "new").exists()
 
 
@@ -91,7 +74,7 @@ def test_demo_without_its_extra_says_how_to_get_it(module, tmp_path, monkeypatch
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["paint"], ["demo", "--seed", "-1"], ["demo", "--seed", "x"], ["demo", "--count", "0"], ["doctor", "5"]],
+    [[], ["paint"], ["demo", "--seed", "-1"], ["demo", "--count", "0"], ["doctor", "5"]],
 )
 def test_misuse_shows_usage(arguments, capsys):
     with pytest.raises(SystemExit) as exit_:
@@ -147,17 +130,14 @@ def test_doctor_advises_a_cuda_build_where_torch_has_none(monkeypatch):
     assert ("nvidia-smi") in [command for _, command in doctor.missing_pieces(doctor.package_versions())]
 
 
-def test_doctor_names_the_command_for_a_missing_extra(monkeypatch):
-    versions = {**doctor.package_versions(), "pillow": None, "tqdm": None, "scipy": "1.0"}
+def test_doctor_names_packages_that_are_not_there_and_the_command_for_them(monkeypatch):
+    monkeypatch.setitem(doctor.OPTIONAL, "no-such-distribution", "no_such_module")
+    monkeypatch.setitem(doctor.OPTIONAL, "without-a-version", "texalign")
+    found = doctor.package_versions()
+    assert found["no-such-distribution"] is None and found["without-a-version"] == "installed, version unknown"
+    versions = {**found, "pillow": None, "tqdm": None, "scipy": "1.0"}
     assert ("pillow and tqdm not installed", 'pip install "texalign[demo]"') in doctor.missing_pieces(versions)
     assert not any("mano" in command for _, command in doctor.missing_pieces(versions))
-
-
-def test_doctor_reports_packages_that_are_not_there(monkeypatch):
-    monkeypatch.setitem(doctor.OPTIONAL, "no-such-distribution", "no_such_module")
-    assert doctor.package_versions()["no-such-distribution"] is None
-    monkeypatch.setitem(doctor.OPTIONAL, "no-such-distribution", "texalign")
-    assert doctor.package_versions()["no-such-distribution"] == "installed, version unknown"
 
 
 def pretend(monkeypatch, reasons):
@@ -177,9 +157,6 @@ def test_doctor_gives_the_install_command_where_cuda_lacks_nvdiffrast(monkeypatc
     assert main(["doctor"]) == 0
     printed = capsys.readouterr().out
     assert f"to fix: {rasterize.INSTALL_NVDIFFRAST}" in printed and "auto takes torch" in printed
-
-
-def test_doctor_rebuilds_an_nvdiffrast_that_fails_its_self_test(monkeypatch):
     pretend(monkeypatch, {("nvdiffrast", "cuda"): "ImportError: undefined symbol"})
     assert doctor.diagnose().backends[-1].remedy == f"{rasterize.INSTALL_NVDIFFRAST} --force-reinstall --no-deps"
 
@@ -191,13 +168,6 @@ def test_doctor_fails_when_the_cpu_does(monkeypatch, capsys):
     assert "torch on cpu            does not run: broken" in printed
     assert "no backend runs here" in printed and "its torch backend fails on the CPU" in printed
     assert "pip install --force-reinstall torch" in printed
-
-
-def test_doctor_names_the_backend_that_auto_takes(monkeypatch):
-    pretend(monkeypatch, {})
-    chosen = SimpleNamespace(name="nvdiffrast")
-    monkeypatch.setattr(rasterize, "select_backend", lambda name, device: {"auto": chosen}[name])
-    assert doctor.automatic_backend(CUDA) == "nvdiffrast"
 
 
 @pytest.mark.slow

@@ -7,11 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-import texalign as ta
 from photograph_folder import write_folder
 from texalign.cli import demo, demo_fits, demo_hands, demo_table
 from texalign.cli.demo_fits import ALONE, START, TOGETHER
-from texalign.hand import Hand, disturbed, parameters_of_pose, pose_hand, resting, rotation_vectors
+from texalign.hand import Hand, pose_hand
 
 CELL, LABEL = 160, 22
 HANDS, SIZE, STEPS = 3, 64, 4
@@ -28,9 +27,6 @@ def shortened():
 @pytest.fixture(scope="module")
 def ran(shortened, tmp_path_factory):
     return shortened.run(tmp_path_factory.mktemp("fast"), fast=True, seed=3)
-
-
-# --- the hands ----------------------------------------------------------------------
 
 
 def test_hands_are_in_sight_near_and_misplaced():
@@ -55,34 +51,6 @@ def test_the_true_parameters_give_the_true_vertices_and_seeds_other_hands(monkey
     assert torch.equal(hands.image, again.image) and not torch.equal(hands.image, other.image)
 
 
-def test_angles_are_found_again_from_their_pose(hand):
-    generator = torch.Generator().manual_seed(0)
-    angles = torch.rand(6, 15, 3, generator=generator) * torch.tensor([5.0, 2.8, 5.0]) - torch.tensor([2.5, 1.4, 2.5])
-    orientation = torch.randn(6, 3, generator=generator)
-    pose = rotation_vectors(hand.pose_from_angles(angles, orientation))
-    found = parameters_of_pose(hand, pose, torch.ones(6, 3))
-    torch.testing.assert_close(found.angles, angles, atol=1e-4, rtol=0)
-    again = hand.pose_from_angles(found.angles, found.orientation)
-    torch.testing.assert_close(again, hand.pose_from_angles(angles, orientation), atol=1e-4, rtol=0)
-    assert found.shape.abs().sum() == 0 and found.translation.mean() == 1
-    with pytest.raises(ValueError, match=r"expected pose \(B, 16, 3\), got \(6, 15, 3\)"):
-        parameters_of_pose(hand, pose[:, 1:], torch.ones(6, 3))
-
-
-def test_disturbances_have_their_size(hand):
-    still = resting(hand, 4000)
-    moved = disturbed(still, torch.Generator().manual_seed(0))
-    spread = [(after - before).flatten(0, -2).std(dim=0) for before, after in zip(still.tensors(), moved.tensors())]
-    # The deviation of 4000 values is known to 1.1 %.
-    torch.testing.assert_close(spread[0], torch.tensor([0.15, 0.04, 0.04]), rtol=0.06, atol=0)
-    torch.testing.assert_close(spread[1], torch.full((3,), 0.06), rtol=0.06, atol=0)
-    torch.testing.assert_close(spread[2], torch.tensor([0.004, 0.004, 0.012]), rtol=0.06, atol=0)
-    assert torch.equal(still.shape, moved.shape)
-
-
-# --- the fits ----------------------------------------------------------------------
-
-
 def test_both_fits_start_at_the_same_place_and_keep_the_shape():
     hands, model, start = demo_hands.synthetic_hands(2, SIZE, seed=1)
     alignment = demo_fits.align(model, hands, start, steps=3)
@@ -91,10 +59,8 @@ def test_both_fits_start_at_the_same_place_and_keep_the_shape():
         assert len(track) == 4
         assert torch.equal(track[0], alignment.hands[START].vertices)
         assert torch.equal(track[-1], alignment.hands[name].vertices)
-    # No joint moves these against each other.
     palms = [(hand.joints[:, 5] - hand.joints[:, 17]).norm(dim=-1) for hand in alignment.hands.values()]
-    for palm in palms[1:]:
-        torch.testing.assert_close(palm, palms[0], atol=1e-6, rtol=0)
+    torch.testing.assert_close(torch.stack(palms), palms[0].expand(3, -1), atol=1e-6, rtol=0)
 
 
 @pytest.mark.slow
@@ -108,56 +74,26 @@ def test_the_texture_loss_brings_vertices_nearer_than_keypoints_alone():
     assert together[iou].mean() > alone[iou].mean()
 
 
-# --- the table ----------------------------------------------------------------------
-
-
 def test_the_table_holds_what_the_meshes_say(ran):
     hands, rows = ran.hands, {row.name: row for row in ran.rows}
-    assert list(rows) == [
-        "vertices",
-        "vertices, relative to the wrist",
-        "vertices in the image",
-        "joints, relative to the wrist",
-        "joints, aligned (PA-MPJPE)",
-        "joints in the image",
-        "mask, intersection over union",
-    ]
-    true = hands.vertices.numpy()
-    focal, principal = hands.camera.focal.numpy()[:, None], hands.camera.principal.numpy()[:, None]
-    renderer = ta.TexturedHandRenderer(ta.HandSurface.mano(), SIZE)
-
-    def pixels(points):
-        return points[..., :2] / points[..., 2:] * focal + principal
-
+    assert len(rows) == 7
     for column, name in enumerate((START, ALONE, TOGETHER)):
-        vertices = ran.meshes[name].numpy()
-        absolute = 1000 * np.sqrt(((vertices - true) ** 2).sum(-1)).mean()
-        assert rows["vertices"].values[column] == pytest.approx(absolute, rel=1e-4)
-        flat = np.sqrt(((pixels(vertices) - pixels(true)) ** 2).sum(-1)).mean()
-        assert rows["vertices in the image"].values[column] == pytest.approx(flat, rel=1e-4)
-        with torch.no_grad():
-            drawn = renderer(ran.meshes[name], hands.camera, torch.ones(1, 3, 4, 4)).coverage.numpy() > 0.5
-        mask = hands.mask.numpy() > 0.5
-        iou = np.mean([(a & b).sum() / (a | b).sum() for a, b in zip(drawn, mask)])
-        assert rows["mask, intersection over union"].values[column] == pytest.approx(iou, rel=1e-4)
+        vertices = ran.meshes[name]
+        absolute = 1000 * (vertices - hands.vertices).norm(dim=-1).mean()
+        assert rows["vertices"].values[column] == pytest.approx(absolute.item(), rel=1e-4)
+        flat = (hands.camera.project(vertices) - hands.camera.project(hands.vertices)).norm(dim=-1).mean()
+        assert rows["vertices in the image"].values[column] == pytest.approx(flat.item(), rel=1e-4)
 
 
-def test_a_moved_hand_is_measured_by_how_far_it_is_moved_at_the_joints_that_are_known(ran):
-    move = torch.tensor([0.003, 0.0, 0.004])
-    moved = Hand(ran.hands.vertices + move, ran.hands.joints + move)
-    found = demo_table.measure(ran.hands, moved)
-    torch.testing.assert_close(found["vertices", "mm"], torch.full((HANDS,), 5.0), atol=1e-3, rtol=0)
-    for name in ("vertices, relative to the wrist", "joints, relative to the wrist", "joints, aligned (PA-MPJPE)"):
-        assert found[name, "mm"].abs().max() < 1e-2
+def test_joints_are_measured_where_they_are_known(ran):
+    moved = Hand(ran.hands.vertices, ran.hands.joints + torch.tensor([0.003, 0.0, 0.004]))
     some = ran.hands.joints_image.clone()
     some[:, 3] = torch.nan
-    found = demo_table.measure(replace(ran.hands, joints_image=some), moved)["joints in the image", "px"]
-    offset = ran.hands.camera.project(moved.joints) - ran.hands.joints_image
+    found = demo_table.measure(replace(ran.hands, joints_image=some), moved)
+    assert found["joints, relative to the wrist", "mm"].abs().max() < 1e-2
+    offset = (ran.hands.camera.project(moved.joints) - ran.hands.joints_image).norm(dim=-1)
     others = [joint for joint in range(21) if joint != 3]
-    torch.testing.assert_close(found, offset[:, others].norm(dim=-1).mean(dim=1))
-
-
-# --- the pictures -------------------------------------------------------------------
+    torch.testing.assert_close(found["joints in the image", "px"], offset[:, others].mean(dim=1))
 
 
 def test_the_sheet_has_a_row_for_each_hand_and_seven_columns(ran):
@@ -167,8 +103,7 @@ def test_the_sheet_has_a_row_for_each_hand_and_seven_columns(ran):
         assert picture.size == (LABEL + 7 * CELL, LABEL + HANDS * CELL)
         pixels = np.asarray(picture).astype(int)
     cells = pixels[LABEL:, LABEL:].reshape(HANDS, CELL, 7, CELL, 3).swapaxes(1, 2)
-    orange, blue, green = (255, 140, 0), (26, 217, 255), (26, 255, 51)
-    for column, colour in ((1, orange), (2, blue), (3, green)):
+    for column, colour in ((1, (255, 140, 0)), (2, (26, 217, 255)), (3, (26, 255, 51))):
         near = (np.abs(cells[:, column] - np.array(colour)).sum(-1) < 60).mean(axis=(1, 2))
         assert (near > 0.003).all() and (near < 0.2).all()
     # Between the atlas's charts the texture is grey.
@@ -180,12 +115,9 @@ def test_the_animation_moves_and_loops(ran):
         assert picture.size == (LABEL + HANDS * CELL, 2 * CELL)
         assert picture.n_frames == 3  # 4 steps by twos, and the end
         assert picture.info["loop"] == 0
-        first = np.asarray(picture.convert("RGB")).astype(int)
+        first = np.asarray(picture.convert("RGB"))
         picture.seek(2)
-        last, shown = np.asarray(picture.convert("RGB")).astype(int), picture.info["duration"]
-    assert shown == 2000
-    changed = (np.abs(first - last).sum(-1) > 60)[:, LABEL:].reshape(2, CELL, HANDS, CELL).any(axis=(1, 3))
-    assert changed.all()  # every hand in both rows
+        assert not np.array_equal(first, np.asarray(picture.convert("RGB"))) and picture.info["duration"] == 2000
 
 
 def test_a_seeded_demo_is_the_same_again(shortened, ran, tmp_path):
@@ -194,10 +126,6 @@ def test_a_seeded_demo_is_the_same_again(shortened, ran, tmp_path):
     assert all(torch.equal(again.meshes[name], ran.meshes[name]) for name in ran.meshes)
     for one, other in zip(again.files, ran.files):
         assert one.read_bytes() == other.read_bytes()
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["alignment.gif", "contact_sheet.png"]
-
-
-# --- photographs --------------------------------------------------------------------
 
 
 def test_photographs_are_fitted_from_their_keypoints_alone(shortened, tmp_path):
@@ -221,17 +149,3 @@ def test_photographs_without_truth_are_measured_by_their_keypoints(shortened, tm
     (row,) = summary.rows
     assert row.name == "joints to the keypoints given" and row.unit == "px"
     assert row.values[1] < 2  # the fit that sees nothing but keypoints stays on them
-    for file in summary.files:
-        with Image.open(file) as picture:
-            picture.load()
-
-
-def test_mistakes_are_told_before_anything_is_written(tmp_path):
-    (tmp_path / "file").write_text("mine")
-    with pytest.raises(NotADirectoryError, match="file is a file; expected a folder"):
-        demo.run(tmp_path / "file", fast=True)
-    with pytest.raises(FileNotFoundError, match=r"expected .*annotations\.npz"):
-        demo.run(tmp_path / "new", fast=True, images=tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="demo: expected count > 0, got 0"):
-        demo.run(tmp_path / "new", fast=True, count=0)
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]

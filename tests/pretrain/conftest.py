@@ -27,10 +27,10 @@ def quick():
 
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory):
-    """Six photographs of 32 pixels without meshes, one of them useless; three of one hand, two of another."""
+    """Six photographs of 32 pixels without meshes, one of them useless; four show one hand, one another."""
     folder = tmp_path_factory.mktemp("photographs") / "folder"
     marks = {"vertices_cam_cm": None, "joints_cam_cm": None, "joints_px": None}
-    write_folder(folder, 6, 32, seed=4, masks=False, hand_id=np.array([5, 5, 9, 5, 9, 9]), **marks)
+    write_folder(folder, 6, 32, seed=4, masks=False, hand_id=np.array([5, 5, 9, 5, 5, 9]), **marks)
     with np.load(folder / "annotations.npz") as file:
         arrays = dict(file)
     arrays["keypoints_px"][5] = np.nan

@@ -9,12 +9,11 @@ import pytest
 import torch
 
 import texalign as ta
-from photograph_folder import write_folder
 from texalign import synthetic
-from texalign.photographs import fit_photographs, read_photographs
 from texalign.pretrain import PretrainSettings, pretrain
 
 SETTINGS = PretrainSettings(steps=2, batch_size=6, image_size=64, token_count=64, target_count=64)
+MIXED = replace(SETTINGS, image_size=32, photograph_share=0.5)
 TINY = {"texture_size": 32, "latent_grid": 8, "width": 24, "layers": 1, "heads": 2}
 RINGS, AROUND = 10, 12
 
@@ -49,25 +48,18 @@ def tube():
         triangles(AROUND, AROUND), torch.stack([u, v], -1).view(-1, 2), triangles(10**6, AROUND + 1)
     )
     wrist = torch.tensor(ta.HandSurface.mano().boundary_loops[0])
+    cross, normalize = torch.linalg.cross, torch.nn.functional.normalize
 
     def vertices_of(vertices):
         start, end, side = vertices[:, wrist].mean(1), vertices[:, 443], vertices[:, 744]
-        axis = torch.nn.functional.normalize(end - start, dim=-1)
-        first = torch.nn.functional.normalize(torch.linalg.cross(axis, side - start), dim=-1)
-        angle = torch.arange(AROUND) * 2 * math.pi / AROUND
-        circle = angle.cos()[:, None] * first[:, None] + angle.sin()[:, None] * torch.linalg.cross(axis, first)[:, None]
+        axis = normalize(end - start, dim=-1)
+        first = normalize(cross(axis, side - start), dim=-1)
+        angle = torch.arange(AROUND)[:, None] * 2 * math.pi / AROUND
+        circle = angle.cos() * first[:, None] + angle.sin() * cross(axis, first)[:, None]
         along = torch.linspace(0, 1, RINGS)[:, None] * (end - start)[:, None] + start[:, None]
         return (along[:, :, None] + 0.02 * circle[:, None]).flatten(1, 2)
 
     return surface, vertices_of
-
-
-SURFACES = {"subdivided hand": subdivided_hand, "tube": tube}
-
-
-@pytest.fixture(scope="module", params=list(SURFACES))
-def other(request):
-    return SURFACES[request.param]()
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +77,12 @@ def test_a_subdivided_hand_is_drawn_as_the_hand(batch, smooth_texture):
 
 
 @pytest.mark.slow
-def test_a_prior_is_trained_saved_loaded_and_used(other, batch, tmp_path):
-    surface, vertices_of = other
-    trained = pretrain(tmp_path, SETTINGS, surface=surface, vertices_of=vertices_of)
+@pytest.mark.parametrize("other", [subdivided_hand, tube])
+def test_a_prior_is_trained_saved_loaded_and_used(other, batch, fitted, meshed, tmp_path):
+    surface, vertices_of = other()
+    # Meshes that come with photographs are the surface's; those that are fitted are the bundled hand's.
+    photographs = fitted if other is tube else replace(meshed, vertices=vertices_of(meshed.vertices))
+    trained = pretrain(tmp_path, MIXED, photographs=photographs, surface=surface, vertices_of=vertices_of)
     assert trained.atlas_id == surface.atlas_id != ta.HandSurface.mano().atlas_id
     assert all(math.isfinite(value) for value in trained.provenance["metrics"].values())
     encoder = ta.UVTextureEncoder.from_pretrained(tmp_path, surface)
@@ -101,49 +96,21 @@ def test_a_prior_is_trained_saved_loaded_and_used(other, batch, tmp_path):
     assert vertices.grad.isfinite().all() and vertices.grad.abs().sum() > 0
 
 
-@pytest.mark.slow
-def test_photographs_with_meshes_of_the_surface_and_fitted_ones(tmp_path):
-    surface, vertices_of = subdivided_hand()
-    settings = replace(SETTINGS, steps=1, image_size=32, photograph_share=0.5)
-    write_folder(tmp_path / "given", 3, 32, seed=1)
-    given = fit_photographs(read_photographs(tmp_path / "given", image_size=32))
-    count = surface.vertex_count
-    with pytest.raises(ValueError, match=rf"vertices of the surface \(B, {count}, 3\), got \(3, 778, 3\)"):
-        pretrain(tmp_path / "run", settings, photographs=given, surface=surface, vertices_of=vertices_of)
-    own = replace(given, vertices=vertices_of(given.vertices))
-    start = ta.UVTextureEncoder(surface, **TINY)
-    pretrain(tmp_path / "own", settings, start, photographs=own, surface=surface, vertices_of=vertices_of)
-    with pytest.raises(ValueError, match=rf"vertices of the surface \(B, 778, 3\), got \(3, {count}, 3\)"):
-        pretrain(tmp_path / "run", settings, photographs=own)
-
-    # Without meshes the bundled hand is fitted, and mapped to the surface.
-    write_folder(tmp_path / "bare", 3, 32, seed=4, vertices_cam_cm=None)
-    fitted = fit_photographs(read_photographs(tmp_path / "bare", image_size=32))
-    pretrain(tmp_path / "fitted", settings, start, photographs=fitted, surface=surface, vertices_of=vertices_of)
-    assert not (tmp_path / "run").exists()
-
-
-def test_what_does_not_fit_the_surface_is_refused_before_anything_is_computed(tmp_path):
+def test_what_does_not_fit_the_surface_refused_before_anything_is_computed(meshed, tmp_path):
     surface, vertices_of = subdivided_hand()
     count = surface.vertex_count
+    fine = {"surface": surface, "vertices_of": vertices_of}
     start = ta.UVTextureEncoder(ta.HandSurface.mano(), **TINY)
     wrong = [
         ({"surface": surface}, rf"vertices_of for a surface of {count} vertices .*has 778\), got none"),
-        (
-            {"surface": surface, "vertices_of": lambda v: v},
-            rf"vertices_of\(vertices\) \(2, {count}, 3\), got \(2, 778, 3\)",
-        ),
         ({"vertices_of": vertices_of}, rf"vertices_of\(vertices\) \(2, 778, 3\), got \(2, {count}, 3\)"),
         ({"surface": ta.HandSurface.mano().mirrored()}, "a right hand's surface, got a left hand's"),
-        (
-            {"surface": surface, "vertices_of": vertices_of, "start": start},
-            rf"start, an encoder for the surface's atlas {surface.atlas_id}, got one for atlas {start.atlas_id}",
-        ),
-        ({"start": ta.UVTextureEncoder(surface, **TINY)}, f"start, .*got one for atlas {surface.atlas_id}"),
+        ({**fine, "start": start}, f"start, .* atlas {surface.atlas_id}, got one for atlas {start.atlas_id}"),
+        ({"surface": "arm"}, "surface to be a HandSurface, got str"),
     ]
     for arguments, message in wrong:
-        with pytest.raises(ValueError, match=f"pretrain: expected {message}"):
+        with pytest.raises((TypeError, ValueError), match=f"pretrain: expected {message}"):
             pretrain(tmp_path / "run", SETTINGS, **arguments)
-    with pytest.raises(TypeError, match="pretrain: expected surface to be a HandSurface, got str"):
-        pretrain(tmp_path / "run", SETTINGS, surface="arm")
+    with pytest.raises(ValueError, match=rf"vertices of the surface \(B, {count}, 3\), got \(5, 778, 3\)"):
+        pretrain(tmp_path / "run", MIXED, photographs=meshed, **fine)
     assert not (tmp_path / "run").exists()

@@ -7,10 +7,9 @@ import pickle
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch.utils.flop_counter import FlopCounterMode
 
 import texalign as ta
-from texalign.hand import sample_pose
+from texalign.hand import rotation_matrices, sample_pose
 from texalign.prior import UVTextureEncoder
 from texalign.prior.atlas_cells import AtlasCells
 from texalign.synthetic import generate
@@ -53,13 +52,12 @@ def close(actual, expected, atol=1e-5):
     torch.testing.assert_close(actual, expected, rtol=0, atol=atol)
 
 
-@pytest.mark.parametrize("texture_size", [32, 128])
-@pytest.mark.parametrize(("batch", "count"), [(2, 40), (1, 1), (3, 0), (0, 0)])
+@pytest.mark.parametrize(("texture_size", "batch", "count"), [(32, 2, 40), (128, 1, 1), (32, 3, 0)])
 def test_shapes_and_ranges(surface, texture_size, batch, count):
     encoder = awake(UVTextureEncoder(surface, **{**TINY, "texture_size": texture_size}))
     texture, log_variance = encoder(observe(batch, count), return_log_variance=True)
-    assert texture.shape == (batch, 3, texture_size, texture_size) and texture.dtype == torch.float32
-    assert log_variance.shape == (batch, 1, texture_size, texture_size) and log_variance.dtype == torch.float32
+    assert texture.shape == (batch, 3, texture_size, texture_size)
+    assert log_variance.shape == (batch, 1, texture_size, texture_size)
     assert ((texture >= 0) & (texture <= 1)).all()
     assert ((log_variance >= -8) & (log_variance <= 0)).all()
     assert encoder(observe(batch, count)).equal(texture)
@@ -69,16 +67,7 @@ def test_the_default_is_small_enough_to_ship_and_normalises_nothing_over_the_bat
     encoder = UVTextureEncoder(surface)
     assert encoder(observe(1)).shape == (1, 3, 128, 128)
     assert sum(parameter.numel() for parameter in encoder.parameters()) <= 3_000_000
-    assert sum(tensor.nbytes for tensor in encoder.state_dict().values()) < 8_000_000
     assert not any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in encoder.modules())
-
-
-def test_cells_are_those_that_touch_a_chart(surface):
-    cells = AtlasCells.of(surface, 8).cells
-    centre = surface.uv[surface.uv_faces].mean(dim=1)
-    column, row = (centre * 8).long().unbind(-1)
-    assert set((row * 8 + column).tolist()) <= set(cells)
-    assert 20 < len(cells) < 60
 
 
 def test_before_training_the_texture_is_the_mean_of_the_valid_colours(surface):
@@ -97,7 +86,7 @@ def test_order_does_not_matter(tiny):
         close(actual, expected)
 
 
-@pytest.mark.parametrize("value", [0.0, 0.7, 1e30, float("inf"), float("nan")])
+@pytest.mark.parametrize("value", [0.7, 1e30, float("inf"), float("nan")])
 def test_padding_has_no_influence_whatever_it_holds(tiny, value):
     """What is not finite counts as padding, valid or not."""
     observations = observe()
@@ -127,20 +116,6 @@ def test_one_colour_everywhere_has_finite_gradients(tiny, colour):
     rgb = torch.full((1, 20, 3), colour, requires_grad=True)
     tiny(ta.UVObservations(observations.uv, rgb, observations.valid)).sum().backward()
     assert rgb.grad.isfinite().all()
-
-
-def test_exposure_and_contrast_carry_over(surface):
-    """In logits, brighter and more contrasty observations give a brighter and more contrasty texture."""
-    encoder = awake(UVTextureEncoder(surface, **TINY)).double()
-    with torch.no_grad():
-        encoder.palette.weight.zero_()
-    observations = observe(1, 60, dtype=torch.float64)
-    logits = (observations.rgb - 0.5) * 2
-    spread = [
-        encoder(ta.UVObservations(observations.uv, (logits * gain).sigmoid(), observations.valid)).logit().std().item()
-        for gain in (1, 2)
-    ]
-    assert spread[1] / spread[0] == pytest.approx(2, rel=0.1)
 
 
 def test_grouping_is_putting_the_tokens_side_by_side(tiny):
@@ -181,16 +156,6 @@ def test_gradients_match_finite_differences():
     assert torch.autograd.gradcheck(run, tuple(tensor.clone().requires_grad_() for tensor in inputs), atol=1e-4)
 
 
-def test_work_is_linear_in_tokens(tiny):
-    def flops(count):
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            tiny(observe(1, count))
-        return counter.get_total_flops()
-
-    base, once, twice = flops(0), flops(200), flops(400)
-    assert twice - base == 2 * (once - base) > 0
-
-
 def test_every_parameter_gets_a_gradient_even_without_tokens_or_log_variance(surface):
     """DistributedDataParallel waits for ever for a parameter that no sample of the batch uses."""
     encoder = awake(UVTextureEncoder(surface, **TINY))
@@ -198,72 +163,28 @@ def test_every_parameter_gets_a_gradient_even_without_tokens_or_log_variance(sur
     assert [name for name, parameter in encoder.named_parameters() if parameter.grad is None] == []
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_a_step_down_its_gradient_lowers_a_tiny_encoders_error(surface, smooth_texture, seed):
-    """By what the gradient says, from any weights: the step is so short that the error is straight, in float64."""
-    encoder = awake(UVTextureEncoder(surface, **TINY), seed).double()
-    inside = surface.texel_map(32).face_index >= 0
-    row, column = inside.nonzero().unbind(-1)
-    uv = (torch.stack([column, row], dim=-1) + 0.5) / 32
-    colours = torch.nn.functional.avg_pool2d(smooth_texture, 4)[0, :, inside].T
-    chosen = torch.rand(4, len(uv), generator=torch.Generator().manual_seed(seed)).argsort(dim=1)[:, :64]
-    seen = ta.UVObservations(uv[chosen].double(), colours[chosen].double(), torch.ones(4, 64, dtype=torch.bool))
-
-    def error():
-        return (encoder(seen)[:, :, inside] - colours.T).square().mean()
-
-    before = error()
-    gradients = torch.autograd.grad(before, list(encoder.parameters()), allow_unused=True)
-    steepness = sum(gradient.square().sum() for gradient in gradients if gradient is not None)
-    step = 1e-5 * before.detach() / steepness  # lowers the error by 1e-5 of itself
-    with torch.no_grad():
-        for parameter, gradient in zip(encoder.parameters(), gradients):
-            if gradient is not None:
-                parameter -= step * gradient
-        assert (before - error()) / (step * steepness) == pytest.approx(1, rel=0.05)
-
-
-def quarter_turns(vertices):
-    """(4, V, 3): one hand from four sides, turned about its own vertical axis."""
-    centre = vertices.mean(dim=0)
-    angle = torch.arange(4) * torch.pi / 2
-    zero, one = torch.zeros(4), torch.ones(4)
-    rows = [angle.cos(), zero, angle.sin(), zero, one, zero, -angle.sin(), zero, angle.cos()]
-    turn = torch.stack(rows, dim=-1).reshape(4, 1, 3, 3)
-    return (turn @ (vertices - centre)[None, :, :, None])[..., 0] + centre
-
-
-def hidden_errors(encoder, surface, hand, count=12):
+def test_four_views_reveal_what_one_hides(surface, hand):
     """Mean L1 error over the texels that the first of four views hides: from that view alone, and from all four."""
+    encoder, count = UVTextureEncoder.from_pretrained(), 12
     textures = generate(count, 64, torch.Generator().manual_seed(7), left_share=0.0).texture
-    poses = sample_pose(count, torch.Generator().manual_seed(8))
+    meshes = hand(sample_pose(count, torch.Generator().manual_seed(8))).vertices
     renderer = ta.TexturedHandRenderer(surface, 96, backend="torch")
     inside = (surface.texel_map(128).face_index >= 0)[None, None]
     camera = ta.PinholeCamera(torch.full((4, 2), 192.0), torch.full((4, 2), 48.0))
+    quarters = rotation_matrices(torch.arange(4)[:, None] * torch.tensor([0.0, torch.pi / 2, 0.0]))
     errors = []
-    for index in range(count):
-        vertices = hand(poses[index : index + 1]).vertices[0]
-        vertices = quarter_turns(vertices - vertices.mean(dim=0) + torch.tensor([0.0, 0.0, 0.5]))
-        rendering = renderer(vertices, camera, textures[index].expand(4, -1, -1, -1))
-        draws = torch.Generator().manual_seed(index)
-        observations = renderer.observe(vertices, camera, rendering.image, count=384, generator=draws)
-        seen = renderer.unwrap(vertices, camera, rendering.image, texture_size=128)[1]
+    for truth, mesh in zip(textures.split(1), meshes):
+        vertices = (mesh - mesh.mean(dim=0)) @ quarters.mT + torch.tensor([0.0, 0.0, 0.5])
+        image = renderer(vertices, camera, truth.expand(4, -1, -1, -1)).image
+        observations = renderer.observe(vertices, camera, image, count=384)
+        seen = renderer.unwrap(vertices, camera, image, texture_size=128)[1]
         hidden = (inside & (seen[:1] == 0)).expand(-1, 3, -1, -1)
-        alone = encoder(observations)[:1]
-        together = encoder(observations, group=torch.zeros(4, dtype=torch.int64))[:1]
-        truth = textures[index : index + 1]
+        with torch.no_grad():
+            alone = encoder(observations)[:1]
+            together = encoder(observations, group=torch.zeros(4, dtype=torch.int64))[:1]
         errors.append([(texture - truth).abs()[hidden].mean() for texture in (alone, together)])
-    return torch.tensor(errors).mean(dim=0).tolist()
-
-
-def test_four_views_reveal_what_one_hides(surface, hand):
-    encoder = UVTextureEncoder.from_pretrained()
-    with torch.no_grad():
-        alone, together = hidden_errors(encoder, surface, hand)
+    alone, together = torch.tensor(errors).mean(dim=0)
     assert together < 0.7 * alone
-
-
-# Persistence
 
 
 def test_saved_and_loaded_is_bitwise_the_same(tiny, tmp_path, surface):
@@ -298,14 +219,13 @@ def test_weights_of_another_atlas_are_refused(tiny, tmp_path, surface):
         UVTextureEncoder.from_pretrained(tmp_path, other)
 
 
-@pytest.mark.parametrize("name", ["model.bin", "model.pt", "model.pth", "model.pkl", "model.ckpt"])
+@pytest.mark.parametrize("name", ["model.bin", "model.pkl"])
 def test_pickles_are_refused_unread(tiny, tmp_path, name):
-    path = tmp_path / name
-    path.write_bytes(pickle.dumps({"a": 1}))
+    (tmp_path / name).write_bytes(pickle.dumps({"a": 1}))
     with pytest.raises(ValueError, match="expected safetensors weights, got .*never read"):
-        UVTextureEncoder.from_pretrained(path)
+        UVTextureEncoder.from_pretrained(tmp_path / name)
     with pytest.raises(ValueError, match=r"NAME\.safetensors to save to"):
-        tiny.save_pretrained(path)
+        tiny.save_pretrained(tmp_path / name)
 
 
 def test_missing_files_are_named(tiny, tmp_path, monkeypatch):
@@ -315,15 +235,12 @@ def test_missing_files_are_named(tiny, tmp_path, monkeypatch):
     (tmp_path / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"expected config\.json"):
         UVTextureEncoder.from_pretrained(tmp_path)
-    (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(ValueError, match="expected safetensors weights, got"):
-        UVTextureEncoder.from_pretrained(tmp_path / "notes.txt")
     monkeypatch.setattr("texalign.prior.weights.BUNDLED", "absent")
     with pytest.raises(FileNotFoundError, match=r"bundled weights assets/absent\.safetensors"):
         UVTextureEncoder.from_pretrained()
 
 
-@pytest.mark.parametrize("size", [0, 7, 2000, -1])
+@pytest.mark.parametrize("size", [0, 2000])
 def test_a_truncated_file_is_refused(tiny, tmp_path, size):
     tiny.save_pretrained(tmp_path)
     path = tmp_path / "model.safetensors"
@@ -332,27 +249,22 @@ def test_a_truncated_file_is_refused(tiny, tmp_path, size):
         UVTextureEncoder.from_pretrained(tmp_path)
 
 
-def test_altered_weights_are_refused(tiny, tmp_path):
-    def alter(change):
-        tiny.save_pretrained(tmp_path)
-        weights = load_file(tmp_path / "model.safetensors")
-        change(weights)
-        save_file(weights, tmp_path / "model.safetensors")
-
-    alter(lambda weights: weights.pop("mean_colour"))
-    with pytest.raises(ValueError, match="expected tensor mean_colour"):
-        UVTextureEncoder.from_pretrained(tmp_path)
-    alter(lambda weights: weights.update(extra=torch.zeros(1)))
-    with pytest.raises(ValueError, match="only the architecture's tensors in .*, got extra"):
-        UVTextureEncoder.from_pretrained(tmp_path)
-    alter(lambda weights: weights.update(mean_colour=torch.zeros(4)))
-    with pytest.raises(ValueError, match=r"expected mean_colour \(3,\) in .*got \(4,\)"):
-        UVTextureEncoder.from_pretrained(tmp_path)
-    alter(lambda weights: weights.update(mean_colour=torch.zeros(3, dtype=torch.int32)))
-    with pytest.raises(ValueError, match="mean_colour of a floating dtype"):
-        UVTextureEncoder.from_pretrained(tmp_path)
-    alter(lambda weights: weights["mean_colour"].add_(1))
-    with pytest.raises(ValueError, match="expected the weights with SHA-256"):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weights: weights.pop("mean_colour"), "expected tensor mean_colour"),
+        (lambda weights: weights.update(extra=torch.zeros(1)), "only the architecture's tensors in .*, got extra"),
+        (lambda weights: weights.update(mean_colour=torch.zeros(4)), r"expected mean_colour \(3,\) in .*got \(4,\)"),
+        (lambda weights: weights.update(mean_colour=torch.zeros(3).int()), "mean_colour of a floating dtype"),
+        (lambda weights: weights["mean_colour"].add_(1), "expected the weights with SHA-256"),
+    ],
+)
+def test_altered_weights_are_refused(tiny, tmp_path, change, message):
+    tiny.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    change(weights)
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=message):
         UVTextureEncoder.from_pretrained(tmp_path)
 
 
@@ -360,16 +272,12 @@ def test_altered_weights_are_refused(tiny, tmp_path):
     ("change", "message"),
     [
         (lambda text: text[:40], "expected JSON"),
-        (lambda text: "[]", "expected the format .* got list"),
         (lambda text: text.replace("UVTextureEncoder/1", "UVTextureEncoder/9"), "got texalign.UVTextureEncoder/9"),
         (lambda text: text.replace("atlas_id", "atlas"), "nothing for atlas_id"),
         (lambda text: text.replace('"heads"', '"hands"'), "expected an encoder's configuration"),
-        (lambda text: text.replace('"width": 24', '"width": 25'), "width to be a multiple"),
         (lambda text: text.replace('"width": 24', '"width": 28'), r"expected query \(40, 28\)"),
         (lambda text: json.dumps({**json.loads(text), "cells": [64]}), r"expected cells in \[0, 64\)"),
-        (lambda text: json.dumps({**json.loads(text), "cells": "ab"}), r"expected cells in \[0, 64\)"),
         (lambda text: json.dumps({**json.loads(text), "cells": None}), "expected an encoder's configuration"),
-        (lambda text: json.dumps({**json.loads(text), "cells": [1, 2]}), r"expected query \(2, 24\)"),
     ],
 )
 def test_altered_configurations_are_refused(tiny, tmp_path, change, message):
@@ -380,18 +288,13 @@ def test_altered_configurations_are_refused(tiny, tmp_path, change, message):
         UVTextureEncoder.from_pretrained(tmp_path)
 
 
-# What a caller may get wrong
-
-
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
         ({"texture_size": 100}, "UVTextureEncoder: expected texture_size to be a power of two, got 100"),
-        ({"latent_grid": 0}, "expected latent_grid to be a power of two, got 0"),
         ({"texture_size": 16}, r"expected texture_size >= 4 \* latent_grid = 32, got 16"),
         ({"width": 25}, r"expected width to be a multiple of 2 \* heads = 4, got 25"),
         ({"layers": -1}, "expected layers >= 0, got -1"),
-        ({"heads": 0}, "expected heads > 0, got 0"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(surface, sizes, message):
@@ -399,11 +302,10 @@ def test_sizes_that_do_not_fit_are_refused(surface, sizes, message):
         UVTextureEncoder(surface, **{**TINY, **sizes})
 
 
-def test_calls_that_make_no_sense_are_refused(tiny, surface):
-    with pytest.raises(TypeError, match="expected surface to be a HandSurface, got str"):
-        UVTextureEncoder("mano")
-    with pytest.raises(TypeError, match="expected surface to be a HandSurface, got str"):
-        UVTextureEncoder.from_pretrained(None, "mano")
+def test_calls_that_make_no_sense_are_refused(tiny):
+    for call in (UVTextureEncoder, lambda surface: UVTextureEncoder.from_pretrained(None, surface)):
+        with pytest.raises(TypeError, match="expected surface to be a HandSurface, got str"):
+            call("mano")
     with pytest.raises(TypeError, match="expected observations to be UVObservations, got Tensor"):
         tiny(torch.zeros(1, 4, 5))
     with pytest.raises(TypeError, match=r"expected group to be a torch\.Tensor, got list"):
@@ -412,6 +314,3 @@ def test_calls_that_make_no_sense_are_refused(tiny, surface):
         tiny(observe(), group=torch.zeros(3, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"expected group of an integer dtype, got torch\.float32"):
         tiny(observe(), group=torch.zeros(2))
-    with pytest.raises(ValueError, match="expected uv on the device of weights"):
-        tiny(ta.UVObservations(*(getattr(observe(), name).to("meta") for name in ("uv", "rgb", "valid"))))
-    assert surface.atlas_id in repr(tiny) and "latent_grid=8" in repr(tiny)
