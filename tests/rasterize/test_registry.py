@@ -61,7 +61,7 @@ def test_a_backend_that_fails_its_self_test_says_why(surface):
     def missing():
         raise RuntimeError("no such library")
 
-    blind = renamed("blind", rasterize=lambda p, *others: brute_force_backend.rasterize(-p, *others))
+    blind = renamed("blind", rasterize=lambda p, *others, near: brute_force_backend.rasterize(-p, *others, near))
     register_backend("missing", missing, device_types=("cpu",))
     register_backend("blind", lambda: blind)
     register_backend("misnamed", lambda: brute_force_backend)
