@@ -23,15 +23,14 @@ def points(batch=3, count=21, seed=0):
     return torch.randn(batch, count, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def moved(values, scale=1.7):
+def moved(values):
     turn = rotation_matrices(torch.tensor([[0.3, -1.1, 2.0]], dtype=values.dtype))
-    return scale * values @ turn.transpose(1, 2) + torch.tensor([0.4, -2.0, 5.0], dtype=values.dtype)
+    return 1.7 * values @ turn.transpose(1, 2) + torch.tensor([0.4, -2.0, 5.0], dtype=values.dtype)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("prefix", ["", "pa_"])
-def test_scores_are_those_of_freihand_and_ho3d(prefix, dtype):
-    (joints, vertices), (true_joints, true_vertices) = (tuple(part.to(dtype) for part in pair) for pair in hands())
+def test_scores_are_those_of_freihand_and_ho3d(prefix):
+    (joints, vertices), (true_joints, true_vertices) = hands()
     if prefix:
         joints = procrustes_aligned(joints, true_joints, reflection=True)
         vertices = procrustes_aligned(vertices, true_vertices, reflection=True)
@@ -44,36 +43,22 @@ def test_scores_are_those_of_freihand_and_ho3d(prefix, dtype):
         "f_15mm": metrics.f_score(vertices, true_vertices, 0.015),
     }
     for name, value in scores.items():
-        assert value.shape == (8,) and value.dtype == dtype
+        assert value.shape == (8,)
         assert value.mean().item() == pytest.approx(FREIHAND[prefix + name], rel=1e-5), name
 
 
-def test_the_curve_is_that_of_freihand():
-    (joints, vertices), (true_joints, true_vertices) = hands()
-    curve = metrics.pck_curve(joints, true_joints).mean(dim=0)
-    assert curve.shape == (100,)
-    assert curve[[10, 50, 99]].tolist() == approximately([0.041666666666666664, 0.3869047619047619, 0.8571428571428571])
-    curve = metrics.pck_curve(vertices, true_vertices).mean(dim=0)
-    assert curve[[10, 50, 99]].tolist() == approximately([0.015102827763496144, 0.4524421593830334, 0.8214974293059126])
-
-
+# Means over the samples by eval_pose and Evaluator of HaMeR's pose_utils.py.
 HAMER = {
-    "pa_mpjpe_mm": [21.5872156757, 8.316382377956, 11.815246096918, 18.779357493338,
-                    20.594149086533, 20.378074820544, 26.28013593147, 29.822223174924],
-    "root_relative_mpjpe_mm": [66.706151642949, 13.09605966202, 21.211868760359, 24.97495142231,
-                               30.568681605998, 38.038300882037, 33.419978249407, 47.552141709292],
-    "pa_mpvpe_mm": [24.491736176121, 9.53099806175, 13.892563229027, 18.15308373512,
-                    21.122887406707, 24.496565613944, 26.920944997864, 29.775885285799],
-}  # fmt: skip
+    "pa_mpjpe_mm": 19.696598082173,
+    "root_relative_mpjpe_mm": 34.446016741796,
+    "pa_mpvpe_mm": 21.048083063292,
+}
 
 
 @pytest.mark.parametrize("name", HAMER)
 def test_errors_are_those_of_hamer(name):
-    """eval_pose and Evaluator of HaMeR's pose_utils.py, a value each sample."""
     predicted, true = (pair["vpe" in name] for pair in hands())
-    assert getattr(metrics, name)(predicted, true).tolist() == approximately(HAMER[name])
-    single = getattr(metrics, name)(predicted.float(), true.float())
-    assert single.tolist() == pytest.approx(HAMER[name], rel=1e-5)
+    assert getattr(metrics, name)(predicted, true).mean().item() == approximately(HAMER[name])
 
 
 # kpAvg_pck_0.05, 0.1 and 0.15 of HaMeR's EvaluatorPCK, as eval.py makes it for HInt.
@@ -82,8 +67,6 @@ HINT = {
     "visible": [0.19684716118840115, 0.655582562290108, 0.9228404290778096],
     "occluded": [0.23496448818761953, 0.6605347668041166, 0.9400260476333011],
 }
-# Of joints 0, 1 and 20 of all.
-HINT_JOINTS = [0.193548387, 0.378378378, 0.363636364]
 
 
 @pytest.mark.parametrize("which", HINT)
@@ -93,8 +76,6 @@ def test_pck_is_that_of_hamer_on_hint(which):
     for threshold, expected in zip((0.05, 0.1, 0.15), HINT[which]):
         by_joint = metrics.correct_joints(predicted, true, side, threshold, among).nanmean(dim=0)
         assert by_joint.mean().item() == pytest.approx(expected, rel=1e-6)
-        if which == "all" and threshold == 0.05:
-            assert by_joint[[0, 1, 20]].tolist() == pytest.approx(HINT_JOINTS, rel=1e-6)
 
 
 def test_pck_by_hand():
@@ -104,6 +85,8 @@ def test_pck_by_hand():
     result = metrics.pck(predicted, true, torch.full((3,), 100.0), 0.05, among)
     assert result.tolist() == pytest.approx([0.5, 0, math.nan], nan_ok=True)  # 5 px is not too far at 5 px
     assert metrics.pck(predicted, true, torch.tensor([100.0, 102.0, 1.0]), 0.05).tolist() == [0.5, 1, 1]
+    true[0, 1] = torch.nan  # not known, not counted
+    assert metrics.pck(predicted, true, torch.full((3,), 100.0), 0.05)[0] == 1
 
 
 def test_area_under_the_curve_by_hand():
@@ -112,8 +95,6 @@ def test_area_under_the_curve_by_hand():
     assert curve.tolist() == [[0.5, 0.5, 1], [0, 0, 0.5]]
     areas = metrics.pck_auc(predicted, torch.zeros(2, 2, 1), [0, 1, 3])
     assert areas.tolist() == pytest.approx([(0.5 + 1.5) / 3, 0.5 / 3])
-    areas = metrics.pck_auc(predicted, torch.zeros(2, 2, 1), [1, 3])
-    assert areas.tolist() == [0.75, 0.25]
 
 
 def test_f_score_by_hand():
@@ -121,7 +102,6 @@ def test_f_score_by_hand():
     predicted = torch.tensor([[[0.0, 0.1, 0], [0.1, 0, 0], [9, 0, 0]]])
     # Two of three lie near, near one of four.
     assert metrics.f_score(predicted, true, 0.2).item() == pytest.approx(2 * (2 / 3) * (1 / 4) / (2 / 3 + 1 / 4))
-    assert metrics.f_score(true, predicted, 0.2).item() == pytest.approx(2 * (2 / 3) * (1 / 4) / (2 / 3 + 1 / 4))
     assert metrics.f_score(predicted, true, 0.05).item() == 0
     assert metrics.f_score(true, true + torch.tensor([0.0, 0.25, 0.0]), 0.25).item() == 0  # nearer than, not as near as
     # Metres from the camera: a matrix product would round squared distances, and lose half a millimetre.
@@ -135,16 +115,14 @@ def test_outlines_agree_as_in_davis():
     expected = [0.2429305912596401, 0.0, 0.2635135135135135, 0.0, 0.0, 1.0]
     assert metrics.boundary_f_score(predicted, true).tolist() == pytest.approx(expected, rel=1e-6)
     expected = [0.8109525196621031, 0.5622489959839357, 0.7157894736842105, 0.0273972602739726, 0.0, 1.0]
-    assert metrics.boundary_f_score(predicted.double(), true.float(), 0.05).tolist() == pytest.approx(
-        expected, rel=1e-6
-    )
-    # Masks that touch the frame's edges, which are no outlines.
-    first, second = torch.zeros(2, 2, 1, 48, 64, dtype=torch.bool)
-    first[0, 0, 30:, 40:], second[0, 0, 28:, 41:], first[1], second[1, 0, :24] = True, True, True, True
-    assert metrics.boundary_f_score(first, second).tolist() == pytest.approx([0.47085202, 0], abs=1e-7)
-    # And its db_eval_iou.
+    assert metrics.boundary_f_score(predicted, true, 0.05).tolist() == pytest.approx(expected, rel=1e-6)
+    # A mask that touches the frame's edges, which are no outlines.
+    first, second = torch.zeros(2, 1, 1, 48, 64, dtype=torch.bool)
+    first[..., 30:, 40:], second[..., 28:, 41:] = True, True
+    assert metrics.boundary_f_score(first, second).item() == pytest.approx(0.47085202, abs=1e-7)
+    # And its db_eval_iou; masks of numbers count from a half.
     expected = [0.6621803499327052, 0.46551724137931033, 0.6046511627906976, 0.3981762917933131, 0.0, 1.0]
-    assert mask_iou(predicted, true).tolist() == pytest.approx(expected, rel=1e-6)
+    assert mask_iou(0.9 * predicted, 0.4 + 0.3 * true).tolist() == pytest.approx(expected, rel=1e-6)
 
 
 def test_psnr_is_that_of_scikit_image_inside_the_mask():
@@ -154,17 +132,10 @@ def test_psnr_is_that_of_scikit_image_inside_the_mask():
     assert metrics.psnr_db(predicted, true).tolist() == approximately(expected)
     mask = torch.zeros(3, 1, 40, 56)
     mask[0, :, 12:25, 20:44], mask[1] = 1, 1
-    whole, inside = metrics.psnr_db(predicted, true), metrics.psnr_db(predicted, true, mask)
-    assert inside[0] != whole[0] and inside[1] == whole[1] and inside[2].isnan()
-    painted = torch.where(mask > 0.5, predicted, torch.nan)
-    torch.testing.assert_close(metrics.psnr_db(painted, true, mask > 0.5), inside, equal_nan=True, rtol=0, atol=0)
-    assert metrics.psnr_db(true[:1] + 0.1 * mask[:1], true[:1], mask[:1]).item() == approximately(20)
+    painted = torch.where(mask > 0.5, true + 0.1, torch.nan)
+    assert metrics.psnr_db(painted, true, mask > 0.5).tolist() == approximately([20, 20, math.nan])
+    assert metrics.psnr_db(painted, true, mask)[0].item() == approximately(20)
     assert metrics.psnr_db(true, true).tolist() == [math.inf] * 3
-
-
-def test_alignment_undoes_a_similarity():
-    true = points()
-    torch.testing.assert_close(procrustes_aligned(moved(true), true), true)
 
 
 def test_alignment_agrees_with_scipy():
@@ -184,24 +155,17 @@ def test_points_in_one_place_stay_finite():
     torch.testing.assert_close(aligned, true.mean(dim=1, keepdim=True).expand_as(true))
 
 
-def test_mask_iou_by_hand():
-    first = torch.zeros(4, 1, 4, 4)
-    second = torch.zeros(4, 1, 4, 4)
-    first[0, 0, :2], second[0, 0, 1:3] = 1, 0.9  # one row of three
-    first[1, 0, :2] = 1  # nothing in common
-    first[2], second[2] = 1, 1
-    assert mask_iou(first, second).tolist() == pytest.approx([1 / 3, 0, 1, 1])  # the last: both empty
-    assert mask_iou(torch.full((1, 1, 2, 2), 0.4), torch.ones(1, 1, 2, 2)).item() == 0
-
-
-def test_a_mirror_image_only_where_reflections_are_allowed():
+def test_alignment_undoes_a_similarity_and_a_reflection_where_allowed():
     true = points()
+    torch.testing.assert_close(procrustes_aligned(moved(true), true), true)
     mirrored = moved(true * torch.tensor([-1.0, 1.0, 1.0], dtype=torch.float64))
     torch.testing.assert_close(procrustes_aligned(mirrored, true, reflection=True), true)
-    (predicted, _), (true, _) = hands()
-    turned, reflected = (metrics.pa_mpjpe_mm(predicted, true, reflection=allowed) for allowed in (False, True))
-    assert reflected[0] < 0.5 * turned[0]
-    torch.testing.assert_close(reflected[1:], turned[1:])
+    assert (
+        metrics.pa_mpjpe_mm(mirrored, true).min()
+        > 100
+        > 1e-6
+        > metrics.pa_mpjpe_mm(mirrored, true, reflection=True).max()
+    )
 
 
 def test_errors_among_some_points():
@@ -212,19 +176,19 @@ def test_errors_among_some_points():
     expected = [distance[0, 4:9].mean().item(), distance[1, 3].item(), math.nan]
     assert point_error(predicted, true, among).tolist() == approximately(expected)
     # Alignment sees every joint.
-    aligned = procrustes_aligned(predicted, true)
-    torch.testing.assert_close(
-        metrics.pa_mpjpe_mm(predicted, true, among), 1000 * point_error(aligned, true, among), equal_nan=True
-    )
+    aligned = 1000 * point_error(procrustes_aligned(predicted, true), true, among)
+    torch.testing.assert_close(metrics.pa_mpjpe_mm(predicted, true, among), aligned, equal_nan=True)
     result = metrics.pck_auc(predicted, true, [0.0, 5.0], among)
     assert result[:2].isfinite().all() and result[2].isnan()
+    # What is left out may be unknown, but there is no alignment to it.
+    true[~among] = torch.nan
+    assert point_error(predicted, true, among).tolist() == approximately(expected)
+    assert metrics.pa_mpjpe_mm(predicted, true, among).isnan().all()
 
 
 POINT_METRICS = {
     "point_error": (point_error, math.inf),
-    "mpjpe": (metrics.mpjpe_mm, math.inf),
     "root-relative": (metrics.root_relative_mpjpe_mm, math.inf),
-    "aligned": (metrics.pa_mpjpe_mm, math.inf),
     "aligned, reflection": (partial(metrics.pa_mpvpe_mm, reflection=True), math.inf),
     "auc": (partial(metrics.pck_auc, thresholds=(0.0, 9.0)), 0),
     "f": (partial(metrics.f_score, threshold=9.0), 0),
@@ -232,42 +196,18 @@ POINT_METRICS = {
 
 
 @pytest.mark.parametrize("name", POINT_METRICS)
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_prediction_that_is_not_finite_is_as_wrong_as_can_be(name, value):
+def test_numbers_that_are_not_finite(name):
+    """A prediction without any is as wrong as can be; where the truth is unknown nothing is measured."""
     metric, worst = POINT_METRICS[name]
-    predicted, true = points(), points(seed=1)
-    alone = metric(predicted, true)
-    predicted[1] = value
-    result = metric(predicted, true)
-    assert result[1] == worst
-    torch.testing.assert_close(result[[0, 2]], alone[[0, 2]])
-    predicted, true, side, annotated, _ = keypoints(2)
-    predicted[0] = value
-    assert metrics.pck(predicted, true, side, 0.5, annotated)[0] == 0
-
-
-@pytest.mark.parametrize("name", POINT_METRICS)
-def test_where_the_truth_is_unknown_nothing_is_measured(name):
-    metric, _ = POINT_METRICS[name]
-    true = points(seed=1)
-    true[1, 4] = torch.nan
-    result = metric(points(), true)
-    assert result.isnan().tolist() == [False, True, False]
-    torch.testing.assert_close(result[[0, 2]], metric(points(), points(seed=1))[[0, 2]])
-
-
-def test_among_what_is_known():
-    predicted, true = points(), points(seed=1)
-    alone = point_error(predicted[:, :20], true[:, :20])
-    among = torch.arange(21).expand(3, 21) < 20
-    true[:, 20] = torch.nan
-    torch.testing.assert_close(point_error(predicted, true, among), alone)
-    # There is no alignment to a joint that is not known.
-    assert metrics.pa_mpjpe_mm(predicted, true, among).isnan().all()
-    pixels, side = predicted[..., :2], torch.full((3,), 20.0)
-    expected = metrics.pck(pixels[:, :20], true[:, :20, :2], side, 0.05)
-    torch.testing.assert_close(metrics.pck(pixels, true[..., :2], side, 0.05), expected)
-    assert expected.min() > 0 and expected.max() < 1
+    alone = metric(points(), points(seed=1))
+    for value in (math.nan, math.inf, -math.inf):
+        predicted, true = points(), points(seed=1)
+        predicted[1], true[2, 4] = value, math.nan
+        result = metric(predicted, true)
+        assert result[0] == alone[0] and result[1] == worst and result[2].isnan()
+        predicted, true, side, annotated, _ = keypoints(2)
+        predicted[0] = value
+        assert metrics.pck(predicted, true, side, 0.5, annotated)[0] == 0
 
 
 def every_metric(dtype=torch.float64, count=3):
@@ -277,13 +217,11 @@ def every_metric(dtype=torch.float64, count=3):
     three = [tensor.to(dtype) for tensor in (joints, true_joints, vertices, true_vertices)]
     two = [tensor.to(dtype) for tensor in points_2d[:3]]
     return {
-        "mpjpe": metrics.mpjpe_mm(*three[:2]),
         "pa_mpvpe": metrics.pa_mpvpe_mm(*three[2:], reflection=True),
         "auc": metrics.pck_auc(*three[:2]),
         "f_5mm": metrics.f_score(*three[2:], 0.005),
         "root": metrics.root_relative_mpjpe_mm(*three[:2]),
         "root, vertices": metrics.root_relative_mpvpe_mm(*three[2:], three[0][:, 0], three[1][:, 0]),
-        "rotation": metrics.pa_mpjpe_mm(*three[:2]),
         "pck": metrics.pck(*two, 0.1, points_2d[3]),
         "iou": mask_iou(*mask_pair),
         "outline": metrics.boundary_f_score(*mask_pair, 0.05),
@@ -291,25 +229,19 @@ def every_metric(dtype=torch.float64, count=3):
     }
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_every_dtype_without_gradients_and_under_autocast(dtype):
-    alone = every_metric(dtype)
+    alone, exact = every_metric(dtype), every_metric()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         within = every_metric(dtype)
-    exact = every_metric()
     for name, value in alone.items():
-        assert value.shape == (3,)
-        if name not in ("iou", "outline"):
-            assert value.dtype == torch.promote_types(dtype, torch.float32)
+        assert value.shape == (3,) and (value.dtype == torch.float32 or name in ("iou", "outline"))
         torch.testing.assert_close(within[name], value, rtol=1e-6, atol=1e-6)
         if dtype == torch.float32:
             # A distance may fall on the other side of a threshold, and then one of 60 vertices or of 21 joints counts.
             counted = any(part in name for part in ("auc", "f_", "pck"))
             torch.testing.assert_close(value.double(), exact[name].double(), rtol=1e-5, atol=0.05 if counted else 1e-6)
-
-
-def test_empty_batches():
-    assert all(value.shape == (0,) for value in every_metric(count=0).values())
+    assert all(value.shape == (0,) for value in every_metric(dtype, count=0).values())
 
 
 def test_what_is_checked():
@@ -318,15 +250,10 @@ def test_what_is_checked():
     side, some = torch.ones(2), torch.ones(2, 21, dtype=torch.bool)
     mistakes = {
         "point_error: expected predicted (2, 21, 3) like true, got (2, 20, 3)": lambda: point_error(cube[:, 1:], cube),
-        "point_error: expected true (B, N, D), got (21, 3)": lambda: point_error(cube, cube[0]),
         "point_error: expected among of dtype bool, got torch.float32": lambda: point_error(cube, cube, some.float()),
-        "point_error: expected among (2, 21), got (2, 20)": lambda: point_error(cube, cube, some[:, 1:]),
-        "procrustes_aligned: expected predicted (B, N, 3), got (2, 21, 2)": lambda: procrustes_aligned(pixels, pixels),
         "f_score: expected true (2, M, 3), got (1, 21, 3)": lambda: metrics.f_score(cube, cube[:1], 0.005),
         "correct_joints: expected box_size (2,), got (2, 1)": lambda: metrics.pck(pixels, pixels, side[:, None], 0.1),
-        "correct_joints: expected predicted (B, J, 2), got (2, 21, 3)": lambda: metrics.pck(cube, cube, side, 0.1),
         "pck_auc: expected two thresholds or more that ascend, got [0, 0]": lambda: metrics.pck_auc(cube, cube, [0, 0]),
-        "pck_curve: expected at least one threshold, got 0": lambda: metrics.pck_curve(cube, cube, []),
         "mask_iou: expected predicted (B, 1, H, W), got (2, 3, 16, 16)": lambda: mask_iou(image, mask),
         "psnr_db: expected mask (2, 1, 16, 16), got (2, 16, 16)": lambda: metrics.psnr_db(image, image, mask[:, 0]),
     }

@@ -2,6 +2,7 @@
 
 Values come from the float64 brute-force rasterizer. Gradients flow as in nvdiffrast: from u and v to positions; from
 interpolated values to attributes, u and v; from a texture's lookup to texture and uv; none through z/w and the face.
+Second outputs, derivatives by pixel, are left empty.
 """
 
 from __future__ import annotations
@@ -62,44 +63,33 @@ def _nearest(pos, tri, height, width):
     return torch.from_numpy(found)
 
 
-def rasterize(glctx, pos, tri, resolution, ranges=None, grad_db=True):
-    """(u, v, z/w, face + 1) and (du/dX, du/dY, dv/dX, dv/dY), both (B, H, W, 4); row 0 is y = -1; u is of corner 0."""
+def rasterize(glctx, pos, tri, resolution, grad_db=True):
+    """(u, v, z/w, face + 1), (B, H, W, 4); row 0 is y = -1; u is of corner 0."""
     assert isinstance(glctx, RasterizeCudaContext) and grad_db in (True, False)
-    if ranges is not None:
-        raise NotImplementedError("range mode")
     _check(torch.float32, glctx.device, pos=pos)
     _check(torch.int32, glctx.device, tri=tri)
     _check_shape(pos, "pos", None, None, 4)
     _check_shape(tri, "tri", None, 3)
     height, width = resolution
-    if height <= 0 or width <= 0:
-        raise RuntimeError("resolution must be [>0, >0]")
     face = _nearest(pos, tri, height, width)
     covered = (face >= 0)[..., None]
     sample = torch.arange(len(pos))[:, None, None, None]
-    corners = pos[sample, tri.long()[face.clamp(min=0)]].double()  # (B, H, W, 3, 4)
-    x, y, z, w = corners.unbind(-1)
+    x, y, z, w = pos[sample, tri.long()[face.clamp(min=0)]].double().unbind(-1)
     plane = torch.stack([x, y, w], dim=-1)
     line = torch.linalg.cross(plane.roll(-1, dims=-2), plane.roll(-2, dims=-2))
     row, column = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     centre = torch.stack([(2 * column + 1) / width - 1, (2 * row + 1) / height - 1, torch.ones(height, width)], dim=-1)
     edges = (line * centre[:, :, None].double()).sum(dim=-1)
-    area = torch.where(covered, edges.sum(dim=-1, keepdim=True), 1)
-    weights = edges / area
-    slope = (line[..., :2] - weights[..., None] * line[..., :2].sum(dim=-2, keepdim=True)) / area[..., None]
-    slope = slope[..., :2, :] * torch.tensor([2 / width, 2 / height])
+    weights = edges / torch.where(covered, edges.sum(dim=-1, keepdim=True), 1)
     over = ((weights * z).sum(dim=-1) / (weights * w).sum(dim=-1)).clamp(-1, 1).detach()
     # Clamped in value only.
     weights = weights + (weights.clamp(0, 1) - weights).detach()
     out = torch.cat([weights[..., :2], over[..., None], face[..., None] + 1], dim=-1)
-    slope = torch.where(covered, slope.flatten(-2), 0).float()
-    return torch.where(covered, out, 0).float(), slope if grad_db else slope.detach()
+    return torch.where(covered, out, 0).float(), None
 
 
-def interpolate(attr, rast, tri, rast_db=None, diff_attrs=None):
-    """(B, H, W, C), 0 where no face is; and an empty tensor, since no derivatives are asked for."""
-    if diff_attrs is not None:
-        raise NotImplementedError("derivatives of attributes")
+def interpolate(attr, rast, tri):
+    """(B, H, W, C), 0 where no face is."""
     _check(torch.float32, rast.device, attr=attr, rast=rast)
     _check(torch.int32, rast.device, tri=tri)
     _check_shape(rast, "rast", None, None, None, 4)
@@ -112,16 +102,12 @@ def interpolate(attr, rast, tri, rast_db=None, diff_attrs=None):
     sample = torch.arange(len(rast))[:, None, None, None]
     corners = attr.expand(len(rast), -1, -1)[sample, tri.long()[(rast[..., 3].long() - 1).clamp(min=0)]]
     values = (corners * torch.stack([u, v, 1 - u - v], dim=-1)[..., None]).sum(dim=-2)
-    return torch.where(covered, values, 0), rast.new_empty(*rast.shape[:3], 0)
+    return torch.where(covered, values, 0), None
 
 
-def texture(
-    tex, uv, uv_da=None, mip_level_bias=None, mip=None, filter_mode="auto", boundary_mode="wrap", max_mip_level=None
-):
+def texture(tex, uv, filter_mode="auto", boundary_mode="wrap"):
     """(B, H, W, C): texture (B or 1, T, S, C) at uv (B, H, W, 2); the first row of texels is at v = 0."""
-    if any(given is not None for given in (uv_da, mip_level_bias, mip, max_mip_level)):
-        raise NotImplementedError("mipmaps")
-    if filter_mode not in ("auto", "linear", "nearest") or boundary_mode not in ("wrap", "clamp", "zero"):
+    if filter_mode not in ("auto", "linear") or boundary_mode not in ("wrap", "clamp"):
         raise NotImplementedError(f"{filter_mode}, {boundary_mode}")
     _check(torch.float32, tex.device, tex=tex, uv=uv)
     _check_shape(tex, "tex", None, None, None, None)
@@ -129,15 +115,11 @@ def texture(
     if len(tex) not in (1, len(uv)):
         raise RuntimeError("minibatch size mismatch between inputs tex, uv")
     size = torch.tensor([tex.shape[2], tex.shape[1]])
-    if boundary_mode == "wrap":
-        uv = uv - uv.detach().floor()
     place = uv * size - 0.5
     if boundary_mode == "clamp":
         # No gradient where the outermost texel is all that is read.
         between = (place > 0) & (place < size - 1)
         place = torch.where(between, place, place.detach().clamp(min=0).minimum(size - 1.0))
-    if filter_mode == "nearest":
-        place = (place.detach() + 0.5).floor()
     first = place.detach().floor()
     weight, first = place - first, first.long()
     sample = torch.arange(len(uv))[:, None, None] if len(tex) > 1 else torch.zeros(1, 1, 1, dtype=torch.int64)
@@ -145,11 +127,7 @@ def texture(
     for right in (0, 1):
         for below in (0, 1):
             tap = first + torch.tensor([right, below])
-            outside = ((tap < 0) | (tap >= size)).any(dim=-1, keepdim=True)
             tap = tap % size if boundary_mode == "wrap" else tap.clamp(min=0).minimum(size - 1)
-            values = tex[sample, tap[..., 1], tap[..., 0]]
-            if boundary_mode == "zero":
-                values = torch.where(outside, 0, values)
             share = (weight if right else 1 - weight)[..., :1] * (weight if below else 1 - weight)[..., 1:]
-            total = total + values * share
+            total = total + tex[sample, tap[..., 1], tap[..., 0]] * share
     return total

@@ -13,8 +13,6 @@ from rasterize.own_backends import nvdiffrast_on_the_double
 from rasterize.parity import check_parity
 from texalign.rasterize import select_backend, unavailable_reason
 
-# --- around the double -----------------------------------------------------
-
 
 def test_values_and_gradients_are_those_of_the_torch_backend():
     check_parity(nvdiffrast_on_the_double())
@@ -22,7 +20,6 @@ def test_values_and_gradients_are_those_of_the_torch_backend():
 
 MISTAKES = {
     "y flipped": ("2 * y / height - depth", "depth - 2 * y / height"),
-    "x flipped": ("2 * x / width - depth", "depth - 2 * x / width"),
     "half a pixel off": ("2 * x / width - depth", "2 * x / width - depth + depth / width"),
     "height and width swapped": ("(height, width), grad_db", "(width, height), grad_db"),
     "depth reversed": ("(depth * (far + close) - 2 * far * close)", "(2 * far * close - depth * (far + close))"),
@@ -31,23 +28,17 @@ MISTAKES = {
     "near plane too far away": ("clamp(min=near), near)", "clamp(min=near), 4 * near)"),
     "far plane before the farthest vertex": ("1.01 * depth.amax", "0.8 * depth.amax"),
     "weights swapped": ("[first, second, 1 - first - second]", "[second, first, 1 - first - second]"),
-    "weights rotated": ("[first, second, 1 - first - second]", "[1 - first - second, first, second]"),
     "weights on the background": ("1 - first - second], dim=-1) * covered", "1 - first - second], dim=-1)"),
     "face not shifted": (".to(torch.int64) - 1", ".to(torch.int64)"),
     "nearness reversed": ("2 - native[..., 2]", "2 + native[..., 2]"),
     "nearness with a gradient": ("native[..., 2].detach()", "native[..., 2]"),
     "points without a gradient": ("_clip_space(points, ", "_clip_space(points.detach(), "),
     "borders wrap": ('boundary_mode="clamp"', 'boundary_mode="wrap"'),
-    "boundary mode left out": (', boundary_mode="clamp"', ""),
-    "borders are black": ('boundary_mode="clamp"', 'boundary_mode="zero"'),
-    "nearest texel": ('filter_mode="linear"', 'filter_mode="nearest"'),
     "texels not redirected": ("texture.flatten(2).index_select(2, redirect).reshape(texture.shape)", "texture"),
     "texture transposed": ("texture.permute(0, 2, 3, 1)", "texture.permute(0, 3, 2, 1)"),
     "colour on the background": ("values * covered", "values"),
     "texture not contiguous": ("permute(0, 2, 3, 1).contiguous()", "permute(0, 2, 3, 1)"),
     "uv not contiguous": ("uv.contiguous()", "uv"),
-    "attributes not contiguous": ("attributes.contiguous()", "attributes"),
-    "faces not contiguous": ("to(torch.int32).contiguous()", "to(torch.int32)"),
     "faces in int64": ("faces.to(torch.int32)", "faces"),
 }
 
@@ -60,58 +51,24 @@ def test_a_mistake_in_the_backend_is_found(mistake):
         check_parity(mistaken)
 
 
-@pytest.fixture
-def calls(monkeypatch):
-    """The arguments of every call of the double's `rasterize`."""
-    found, rasterize = [], nvdiffrast_double.rasterize
-    monkeypatch.setattr(nvdiffrast_double, "rasterize", lambda *a, **k: found.append((*a, k)) or rasterize(*a, **k))
-    return found
-
-
-def test_derivatives_that_nobody_uses_get_no_gradient(calls):
-    check_parity(nvdiffrast_on_the_double())
-    assert calls and all(call[-1] == {"grad_db": False} for call in calls)
-
-
-def test_every_thread_has_one_context_and_every_surface_one_int32_copy(calls):
+def test_every_thread_has_one_context_and_every_surface_one_int32_copy(monkeypatch):
+    calls, rasterize = [], nvdiffrast_double.rasterize
+    monkeypatch.setattr(nvdiffrast_double, "rasterize", lambda *a, **k: calls.append((*a, k)) or rasterize(*a, **k))
     backend, (points, faces) = nvdiffrast_on_the_double(), two_sheets()
     other = threading.Thread(target=backend.rasterize, args=(points, faces, 4, 4, 0.1))
     backend.rasterize(points, faces, 4, 4, 0.1)
     other.start()
     other.join()
     backend.rasterize(points, faces, 4, 4, 0.1)
-    contexts, _, triangles, _, _ = zip(*calls)
+    contexts, _, triangles, _, options = zip(*calls)
     assert contexts[0] is contexts[2] is not contexts[1]
     assert triangles[0] is triangles[1] is triangles[2]
-
-
-# --- nvdiffrast itself -----------------------------------------------------
-
-
-def test_a_walk_of_one_step_is_nvdiffrasts_own_antialias(scene, surface, monkeypatch):
-    """What `benchmarks/silhouettes.py` calls "own face only" is what nvdiffrast does."""
-    cuda = torch.device("cuda", 0)
-    reason = unavailable_reason("nvdiffrast", cuda)
-    if reason is not None:
-        pytest.skip(f"nvdiffrast cannot run on this machine: {reason}")
-    import nvdiffrast.torch as dr
-
-    from texalign.rasterize import nvdiffrast_backend, silhouettes
-
-    vertices, camera = scene(4, 128)
-    points, faces = camera.homogeneous(vertices).to(cuda), surface.faces.to(cuda)
-    found = nvdiffrast_backend.rasterize(points, faces, 128, 128, 0.01)
-    covered = (found.face_index >= 0)[..., None].float()
-    clip = nvdiffrast_backend._clip_space(points, 128, 128, 0.01)
-    theirs = dr.antialias(covered, found.native, clip, faces.to(torch.int32))
-    monkeypatch.setattr(silhouettes, "MAX_STEPS", 1)
-    ours = nvdiffrast_backend.antialias(covered, found, points, faces, surface.twins.to(cuda))
-    assert ((ours - theirs).abs() > 1e-2).float().mean() < 1e-3
+    assert options == ({"grad_db": False},) * 3  # derivatives that nobody uses get no gradient
 
 
 @pytest.mark.parametrize("silhouette", [False, True])
 def test_backends_agree_on_values_and_gradients(scene, surface, silhouette):
-    """Relative L2 and cosine between the gradients of the two backends on hands, away from silhouettes and at them."""
+    """Relative L2 between the two backends on hands, away from silhouettes and at them."""
     cuda = torch.device("cuda", 0)
     reason = unavailable_reason("nvdiffrast", cuda)
     if reason is not None:
@@ -122,26 +79,21 @@ def test_backends_agree_on_values_and_gradients(scene, surface, silhouette):
     leaves, images, indices = [], [], []
     for name in ("torch", "nvdiffrast"):
         backend = select_backend(name, cuda)
-        leaf = camera.homogeneous(vertices).to(cuda).requires_grad_()
-        found = backend.rasterize(leaf, faces, 128, 128, 0.01)
+        leaves.append(camera.homogeneous(vertices).to(cuda).requires_grad_())
+        found = backend.rasterize(leaves[-1], faces, 128, 128, 0.01)
         if silhouette:
             covered = (found.face_index >= 0)[..., None].float().expand(-1, -1, -1, 2)
-            image = backend.antialias(covered.contiguous(), found, leaf, faces, twins)
+            images.append(backend.antialias(covered.contiguous(), found, leaves[-1], faces, twins))
         else:
-            image = backend.interpolate(surface.uv[None].to(cuda), surface.uv_faces.to(cuda), found)
-        leaves.append(leaf)
-        images.append(image)
+            images.append(backend.interpolate(surface.uv[None].to(cuda), surface.uv_faces.to(cuda), found))
         indices.append(found.face_index)
     agree = indices[0] == indices[1]
     assert agree.float().mean() > 0.999
     # Pixels on which the two see different faces have no gradient in common.
-    gradients = [
+    ours, theirs = (
         torch.autograd.grad((image * weights * agree[..., None]).sum(), leaf)[0].flatten()
         for image, leaf in zip(images, leaves)
-    ]
-    difference = (images[0] - images[1])[agree].norm() / images[1][agree].norm()
-    relative = (gradients[0] - gradients[1]).norm() / gradients[1].norm()
-    cosine = torch.nn.functional.cosine_similarity(gradients[0], gradients[1], dim=0)
-    assert difference < (5e-2 if silhouette else 1e-3)
-    assert relative < (5e-2 if silhouette else 1e-3)
-    assert cosine > (0.99 if silhouette else 0.999)
+    )
+    limit = 5e-2 if silhouette else 1e-3
+    assert (images[0] - images[1])[agree].norm() < limit * images[1][agree].norm()
+    assert (ours - theirs).norm() < limit * theirs.norm()

@@ -28,16 +28,12 @@ def renamed(name, **changes):
     return SimpleNamespace(**vars(brute_force_backend) | dict(name=name) | changes)
 
 
-def test_backends_that_cannot_run_say_why():
-    assert unavailable_reason("torch", CPU) is None
+def test_nvdiffrast_needs_a_cuda_device_and_its_package(monkeypatch):
     with pytest.raises(RuntimeError, match=r"nvdiffrast backend does not run on cpu: .*needs a CUDA device, got cpu"):
         select_backend("nvdiffrast", CPU)
-    assert select_backend("auto", CPU).name == "torch"
-
-
-def test_nvdiffrast_that_is_not_installed_is_explained(monkeypatch):
     monkeypatch.setitem(registry.rows, "nvdiffrast", registry.rows["nvdiffrast"]._replace(device_types=("cpu",)))
     monkeypatch.setitem(sys.modules, "nvdiffrast", None)
+    unavailable_reason.cache_clear()
     assert ta.rasterize.INSTALL_NVDIFFRAST in unavailable_reason("nvdiffrast", CPU)
 
 
@@ -53,29 +49,21 @@ def test_a_backend_of_ones_own_is_one_registration(monkeypatch, surface):
     assert backend_names() == ("torch", "nvdiffrast", "brute force", "nvdiffrast double")
     assert select_backend("brute force", CPU) is brute_force_backend
     assert select_backend("nvdiffrast double", CPU) is select_backend("nvdiffrast double", CPU)  # loaded once
-    assert select_backend("auto", CPU).name == "torch"
     with pytest.raises(ValueError, match="backend auto, torch, nvdiffrast, brute force or nvdiffrast double, got 'x'"):
         ta.TexturedHandRenderer(surface, 8, backend="x")
-
-
-def test_names_are_unique_and_known():
-    for name in ("torch", "auto"):
-        with pytest.raises(ValueError, match=f"a backend named '{name}' is registered already"):
-            register_backend(name, lambda: brute_force_backend)
-    for look in (select_backend, unavailable_reason):
-        with pytest.raises(ValueError, match="no backend named 'opengl' is registered, there are torch, nvdiffrast"):
-            look("opengl", CPU)
+    with pytest.raises(ValueError, match="no backend named 'opengl' is registered, there are torch, nvdiffrast"):
+        select_backend("opengl", CPU)
+    with pytest.raises(ValueError, match="a backend named 'torch' is registered already"):
+        register_backend("torch", lambda: brute_force_backend)
 
 
 def test_a_backend_that_fails_its_self_test_says_why(surface):
     def missing():
         raise RuntimeError("no such library")
 
-    draws_nothing = renamed(
-        "blind", rasterize=lambda p, f, h, w, near: brute_force_backend.rasterize(-p, f, h, w, near)
-    )
+    blind = renamed("blind", rasterize=lambda p, *others, near: brute_force_backend.rasterize(-p, *others, near))
     register_backend("missing", missing, device_types=("cpu",))
-    register_backend("blind", lambda: draws_nothing)
+    register_backend("blind", lambda: blind)
     register_backend("misnamed", lambda: brute_force_backend)
     for name, reason in (
         ("missing", "no such library"),
@@ -89,13 +77,12 @@ def test_a_backend_that_fails_its_self_test_says_why(surface):
         ta.TexturedHandRenderer(surface, 8, backend="missing")
 
 
-def test_auto_takes_the_first_automatic_backend_that_runs_and_torch_without_any(recwarn):
-    register_backend("broken", lambda: renamed("another"), device_types=("cpu",), automatic=True)
-    assert select_backend("auto", CPU).name == "torch"
+def test_auto_takes_the_first_automatic_backend_that_runs():
+    register_backend("broken", lambda: renamed("another"), automatic=True)
     register_backend("elsewhere", lambda: renamed("elsewhere"), device_types=("mps",), automatic=True)
     register_backend("by name only", lambda: renamed("by name only"))
-    assert select_backend("auto", CPU).name == "torch"
-    assert len([w for w in recwarn if "broken does not run" in str(w.message)]) == 1
+    with pytest.warns(RuntimeWarning, match="broken does not run"):
+        assert select_backend("auto", CPU).name == "torch"
     register_backend("fast", lambda: renamed("fast"), automatic=True)
     register_backend("faster", lambda: renamed("faster"), automatic=True)
     assert select_backend("auto", CPU).name == "fast"
@@ -107,5 +94,3 @@ def test_auto_falls_back_with_one_warning(monkeypatch, recwarn):
         assert select_backend("auto", CUDA).name == "torch"
     (warning,) = [w for w in recwarn if "falls back" in str(w.message)]
     assert "torch backend on cuda:0, since nvdiffrast does not run: RuntimeError: no kernel" in str(warning.message)
-    with pytest.raises(RuntimeError, match="no kernel image"):
-        select_backend("nvdiffrast", CUDA)

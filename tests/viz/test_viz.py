@@ -119,17 +119,12 @@ def test_row_labels_read_upwards():
     assert ink[: middle + 1].sum() < ink[middle + 1 :].sum()  # the W lies below its full stops
 
 
-@pytest.mark.parametrize(
-    ("rows", "labels", "message"),
-    [
-        ([], (), "at least one image"),
-        ([[torch.zeros(3, 2, 2), torch.zeros(3, 2, 3)]], (), r"images of one size, \(3, 2, 2\), got \(3, 2, 3\)"),
-        ([[torch.zeros(3, 2, 2)]], ("a", "b"), "expected 1 row labels or none, got 2"),
-    ],
-)
-def test_contact_sheet_says_what_is_wrong(rows, labels, message):
-    with pytest.raises(ValueError, match=message):
-        viz.contact_sheet(rows, labels)
+def test_contact_sheet_says_what_is_wrong():
+    small, wide = torch.zeros(3, 2, 2), torch.zeros(3, 2, 3)
+    with pytest.raises(ValueError, match=r"images of one size, \(3, 2, 2\), got \(3, 2, 3\)"):
+        viz.contact_sheet([[small, wide]])
+    with pytest.raises(ValueError, match="expected 1 row labels or none, got 2"):
+        viz.contact_sheet([[small]], ("a", "b"))
 
 
 def test_uv_checker_alternates_and_tells_every_cell_apart():
