@@ -43,7 +43,6 @@ def moved(camera, by=0.0, times=1.0):
 MISTAKES = {
     "y up": (lambda i, b: i._replace(vertices=i.vertices * Y), "y points up"),
     "y up before the translation": (lambda i, b: i._replace(vertices=about_wrist(b, Y)), "y points up"),
-    "OpenGL": (lambda i, b: i._replace(vertices=i.vertices * YZ), "OpenGL's axes"),
     "OpenGL before the translation": (lambda i, b: i._replace(vertices=about_wrist(b, YZ)), "axes are OpenGL's"),
     "left hands": (
         lambda i, b: i.mirrored(torch.ones(COUNT, dtype=torch.bool)),
@@ -60,10 +59,11 @@ MISTAKES = {
         "principal point is off by half the image: add (-64, 0)",
     ),
     "camera of twice the size": (lambda i, b: i._replace(camera=moved(i.camera, times=2.0)), "image twice as large"),
+    "noise": (lambda i, b: i._replace(image=torch.rand(i.image.shape)), "do not look like hands"),
 }
 
 
-QUICK = ("y up", "OpenGL before the translation", "left hands", "principal at the corner")
+QUICK = ("y up", "left hands", "vertices mirrored")
 SHOWN = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in MISTAKES]
 
 
@@ -82,53 +82,15 @@ def test_finds_nothing_in_right_inputs():
         assert report.ok and "half a pixel" in str(report), str(report)
 
 
-@pytest.mark.slow
-def test_finds_nothing_in_right_single_images():
-    inputs, _ = hands(61, 16)
-    reports = [check(inputs.vertices[i : i + 1], inputs.camera[[i]], inputs.image[i : i + 1]) for i in range(16)]
-    # With a false alarm in one image of ten, more than 6 of 16 have a probability of 5e-4.
-    assert sum(report.ok for report in reports) >= 10, "\n".join(str(report) for report in reports if not report.ok)
-
-
-@pytest.mark.slow
-def test_names_mistakes_in_single_images():
-    inputs, batch = hands(62, 8)
-    seen = 0
-    for name in ("y up", "image mirrored"):
-        wrong, said = MISTAKES[name]
-        bad = wrong(inputs, batch)
-        for i in range(8):
-            report = check(bad.vertices[i : i + 1], bad.camera[[i]], bad.image[i : i + 1])
-            seen += said in str(report)
-            assert "hint, no proof" in str(report) or said not in str(report)
-    # With three mistakes in four named, fewer than 5 of 16 have a probability of 4e-5.
-    assert seen >= 5, seen
-
-
-@pytest.mark.slow
-def test_sees_left_images_among_right_ones():
-    inputs, _ = hands(SEEDS[0])
-    image = inputs.image.clone()
-    image[::2] = image[::2].flip(-1)
-    report = check(inputs.vertices, inputs.camera, image)
-    assert any("mirror image" in finding for finding in report.findings), str(report)
-
-
-def test_a_left_surface_takes_left_hands_as_they_are():
-    inputs, _ = hands(SEEDS[0])
-    left_hands = inputs.mirrored(torch.ones(COUNT, dtype=torch.bool))
-    left_surface = ta.HandSurface.mano().mirrored()
-    report = check(*left_hands, surface=left_surface, is_right=torch.zeros(COUNT, dtype=torch.bool))
-    assert report.ok, str(report)
-
-
 def test_is_right_settles_left_hands():
-    batch = synthetic.generate(COUNT, SIZE, torch.Generator().manual_seed(SEEDS[0]), left_share=0.5)
-    assert 0 < int(batch.is_right.sum()) < COUNT
-    left = int((~batch.is_right).sum())
-    report = check(batch.vertices, batch.camera, batch.image)
-    assert any(f"{left} of {COUNT} meshes are inside out" in finding for finding in report.findings), str(report)
-    assert check(batch.vertices, batch.camera, batch.image, is_right=batch.is_right).ok
+    inputs, _ = hands(SEEDS[0])
+    is_right = torch.arange(COUNT) > 2
+    some_left = inputs.mirrored(~is_right)
+    report = check(*some_left)
+    assert any("3 of 8 meshes are inside out" in finding for finding in report.findings), str(report)
+    for surface in (None, ta.HandSurface.mano().mirrored()):
+        report = check(*some_left, surface=surface, is_right=is_right)
+        assert report.ok, str(report)
 
 
 def image_of(change):
@@ -154,7 +116,6 @@ NUMBERS = {
     "black": (image_of(lambda image: 0 * image), "shows nothing"),
     "NaN image": (image_of(lambda image: torch.full_like(image, torch.nan)), "3 of 3 images hold NaN"),
     "millimetres": (metres_of(lambda v, root: 1000 * v), "in millimetres"),
-    "millimetres about the root": (metres_of(lambda v, root: 1000 * (v - root) + root), "in millimetres"),
     "MobRecon's unit": (metres_of(lambda v, root: 5 * (v - root) + root), "multiplied by 0.2"),
     "float64": (lambda i, said: numbers.countable(i.vertices.double(), 778, said), "float64"),
     "float16": (lambda i, said: numbers.countable(i.vertices.half(), 778, said), "torch.float16"),
@@ -163,15 +124,18 @@ NUMBERS = {
         lambda i, said: numbers.in_front(i.vertices - i.vertices.mean(dim=1, keepdim=True), said),
         "translation was not added",
     ),
+    "OpenGL": (lambda i, said: numbers.in_front(i.vertices * YZ, said), "OpenGL's axes"),
     "normalised camera": (pixels_of(lambda f, p: ta.PinholeCamera(f / SIZE, p / SIZE)), "it looks normalised"),
     "principal 0": (pixels_of(lambda f, p: ta.PinholeCamera(f, 0 * p)), "principal point is (0, 0)"),
+    "swapped principal point": (
+        lambda i, said: numbers.in_pixels(
+            ta.PinholeCamera(torch.full((2, 2), 300.0), torch.tensor([[32.0, 64.0]] * 2)), 64, 128, said
+        ),
+        "looks like (cy, cx)",
+    ),
     "absurd focal": (pixels_of(lambda f, p: ta.PinholeCamera(f * 1e5, p)), "ten thousand times the image"),
     "stretched": (pixels_of(lambda f, p: ta.PinholeCamera(f * torch.tensor([1.0, 3.0]), p)), "fx and fy differ"),
     "mask of ones": (lambda i, said: numbers.usable("mask", torch.ones(3, 1, 8, 8), said), "1 everywhere in 3 of 3"),
-    "mask of zeros": (
-        lambda i, said: numbers.usable("mask", torch.zeros(FEW, 1, 8, 8), said),
-        "0 everywhere in 3 of 3",
-    ),
     "nothing valid": (lambda i, said: numbers.usable("valid", torch.zeros(FEW, 1, 8, 8), said), "no camera looked at"),
 }
 
@@ -211,19 +175,6 @@ def test_a_mask_says_how_far_off_the_principal_point_is():
     assert abs(x - 40) < 12 and abs(y + 24) < 12, finding
 
 
-def test_a_swapped_principal_point_of_a_wide_image():
-    said: list[str] = []
-    numbers.in_pixels(ta.PinholeCamera(torch.full((2, 2), 300.0), torch.tensor([[32.0, 64.0]] * 2)), 64, 128, said)
-    assert "looks like (cy, cx)" in said[0]
-
-
-@pytest.mark.slow
-def test_says_so_when_meshes_fit_nowhere():
-    inputs, _ = hands(SEEDS[0])
-    noise = torch.rand(inputs.image.shape, generator=torch.Generator().manual_seed(0))
-    assert "do not look like hands" in str(check(*inputs._replace(image=noise)))
-
-
 def test_draws_the_outline_and_writes_it(tmp_path):
     inputs, _ = hands(SEEDS[0])
     report = check(*inputs, path=tmp_path / "check.png")
@@ -232,10 +183,6 @@ def test_draws_the_outline_and_writes_it(tmp_path):
     green = (report.overlay - torch.tensor([0.2, 1.0, 0.3])[:, None, None]).abs().amax(dim=1) < 0.25
     changed = (report.overlay != inputs.image).any(dim=1)
     assert changed.flatten(1).sum(dim=1).gt(100).all() and green.flatten(1).any(dim=1).all()
-    renderer = ta.TexturedHandRenderer(ta.HandSurface.mano(), SIZE)
-    inside = renderer(inputs.vertices, inputs.camera, torch.zeros(1, 3, 8, 8)).coverage[:, 0] > 0.999
-    deep = -torch.nn.functional.max_pool2d(-inside.float()[:, None], 9, 1, 4)[:, 0] > 0.5
-    assert not (changed & deep).any()
 
 
 def test_needs_no_pillow_without_a_path(monkeypatch):
@@ -267,8 +214,6 @@ def test_changes_nothing_it_is_given():
     [
         (lambda i: i._replace(vertices=i.vertices[0]), r"expected vertices \(B, V, 3\)"),
         (lambda i: i._replace(image=i.image.permute(0, 2, 3, 1)), r"channels last"),
-        (lambda i: i._replace(image=i.image[:1]), r"expected image \(2, 3, H, W\)"),
-        (lambda i: i._replace(camera=i.camera[[0]]), "expected 2 cameras"),
         (lambda i: i._replace(mask=torch.ones(2, SIZE, SIZE)), r"expected mask \(2, 1, 128, 128\)"),
     ],
 )

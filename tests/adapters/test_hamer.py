@@ -19,7 +19,6 @@ from torch.utils.data import DataLoader
 import texalign as ta
 from texalign.adapters import IMAGENET_MEAN, IMAGENET_STD
 from texalign.adapters import hamer as adapter
-from texalign.adapters.hamer.prior_training import PriorTraining
 from texalign.adapters.hamer.wrapped_method import WrappedMethod
 
 pytest_plugins = ("real_hamer",)  # the fixtures
@@ -58,9 +57,6 @@ def predicted(hamer, batch):
     return output
 
 
-# --- what is added -----------------------------------------------------------
-
-
 def test_the_models_loss_and_the_textures_are_added(hamer, loss_of):
     model, batch = hamer.make_model(0), hamer.training_batch(2, seed=1)
     output = predicted(hamer, batch)
@@ -74,10 +70,8 @@ def test_the_models_loss_and_the_textures_are_added(hamer, loss_of):
     torch.testing.assert_close(total, own + 0.5 * each.sum())
     losses = output["losses"]
     assert set(losses) == set(before) | PARTS
-    for name, value in losses.items():
-        assert isinstance(value, torch.Tensor) and value.dim() == 0 and not value.requires_grad, name
-        if name in before and name != "loss":
-            assert torch.equal(value, before[name]), name
+    assert all(value.dim() == 0 and not value.requires_grad for value in losses.values())
+    assert all(torch.equal(losses[name], value) for name, value in before.items() if name != "loss")
     torch.testing.assert_close(losses["loss"], total)
     torch.testing.assert_close(losses["loss_texture"], each.sum())
     assert losses["texture_weight"] == 0.5 and losses["texture_skipped"] == 0
@@ -98,42 +92,18 @@ def test_the_gradient_reaches_the_networks_parameters_and_its_camera(hamer, loss
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.mano_head.parameters())
 
 
-@pytest.mark.slow
-def test_beside_the_true_pose_the_loss_is_higher_and_its_gradient_leads_back(hamer, loss_of):
-    """On average over hands by four standard errors: 8 pixels aside along x, then along y."""
-    batch = hamer.training_batch(8, seed=24, left_share=0.0, augment=False)
-    handle, output = adapter.attach(hamer.make_model(0), loss_of(128, reduction="none")), hamer.truth(batch)
-
-    def loss(vertices):
-        inputs = handle.loss_inputs(batch, {**output, "pred_vertices": vertices})
-        return handle.loss_fn(*inputs, generator=torch.Generator().manual_seed(0))
-
-    true = output["pred_vertices"]
-    metres = 8 * output["pred_cam_t"][:, 2] / 5000
-    for axis in (0, 1):
-        aside = (true + metres[:, None, None] * torch.eye(3)[axis]).requires_grad_()
-        beside = loss(aside)
-        beside.sum().backward()
-        rise, pull = (beside - loss(true)).detach(), aside.grad.sum(dim=1)[:, axis]
-        for values in (rise, pull):
-            assert values.mean() > 4 * values.std() / 8**0.5, (axis, values)
-
-
 def test_the_half_pixel_is_where_hamers_crops_have_it(hamer, loss_of):
     """The area between mesh and mask is smallest at an offset of 0.5, of those half a pixel away."""
-    batch = hamer.training_batch(4, seed=1)
+    batch = hamer.training_batch(2, seed=1)
     output = hamer.truth(batch)
     areas = {}
     for offset in (0.0, 0.5, 1.0):
         handle = adapter.attach(hamer.make_model(0), loss_of(256), pixel_offset=offset)
         vertices, camera, image, mask, valid = handle.loss_inputs(batch, output)
-        assert image.shape == (4, 3, 256, 256) and torch.equal(camera.principal, torch.full((4, 2), 128 + offset))
+        assert image.shape == (2, 3, 256, 256) and torch.equal(camera.principal, torch.full((2, 2), 128 + offset))
         coverage = handle.loss_fn.renderer(vertices, camera, image[:, :, :64, :64]).coverage
         areas[offset] = float(((coverage - mask).abs() * valid).sum())
     assert areas[0.5] < 0.97 * areas[0.0] and areas[0.5] < 0.97 * areas[1.0], areas
-
-
-# --- what a batch holds --------------------------------------------------------
 
 
 def test_the_image_comes_back_to_rgb(hamer):
@@ -143,12 +113,9 @@ def test_the_image_comes_back_to_rgb(hamer):
     assert image.min() >= 0 and image.max() <= 1 and 0.2 < image[image > 0.01].mean() < 0.8
     mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
     torch.testing.assert_close((image - mean) / std, batch["img"], atol=1e-5, rtol=0)
-    # Nothing else of the batch is needed, and `right` is not read: the loader has mirrored left hands.
-    bare, told = (
-        adapter.loss_inputs({"img": batch["img"], **more}, output) for more in ({}, {"right": torch.zeros(2)})
-    )
+    bare = adapter.loss_inputs({"img": batch["img"], "right": torch.zeros(2)}, output)
     assert bare.mask is None and bare.valid is not None
-    assert torch.equal(told.vertices, bare.vertices) and torch.equal(told.image, bare.image)
+    assert torch.equal(bare.image, image)  # `right` is not read: the loader has mirrored left hands
 
 
 @pytest.mark.parametrize("by", ["_trans", "black"])
@@ -172,9 +139,6 @@ def test_a_smaller_renderer_sees_the_same_scene(hamer, loss_of):
     assert small.image.shape == (2, 3, 64, 64) and small.mask.shape == small.valid.shape == (2, 1, 64, 64)
     torch.testing.assert_close(4 * small.camera.project(small.vertices), large.camera.project(large.vertices))
     assert small.valid.unique().tolist() == [0, 1]
-
-
-# --- half precision ----------------------------------------------------------
 
 
 def test_under_bfloat16_the_camera_is_exact_and_the_loss_in_float32(hamer, loss_of):
@@ -213,10 +177,7 @@ def test_recomputed_vertices_are_not_rounded(hamer, loss_of):
     assert all(p.grad is not None for p in model.mano_head.parameters())
 
 
-# --- bad samples ---------------------------------------------------------------
-
-
-@pytest.mark.parametrize("scale", [0.0, -1.0, 1e-12, torch.nan])
+@pytest.mark.parametrize("scale", [0.0, torch.nan])
 def test_a_scale_that_is_no_camera_skips_its_sample(hamer, loss_of, scale):
     model, batch = hamer.make_model(0), hamer.training_batch(2, seed=1)
     handle = adapter.attach(model, loss_of(token_count=ALL, reduction="none"))
@@ -236,34 +197,22 @@ def test_a_scale_that_is_no_camera_skips_its_sample(hamer, loss_of, scale):
     assert output["losses"]["texture_skipped"] == 1 and handle.skipped == 1  # training batches are counted
 
 
-# --- nothing of it is in the model ---------------------------------------------
-
-
-def same_state(a, b):
-    return list(a) == list(b) and all(torch.equal(a[name], b[name]) for name in a)
-
-
 def test_nothing_enters_the_model_its_copies_or_its_pickle(hamer, loss_of):
     model, batch = hamer.make_model(0), hamer.training_batch(2, seed=1)
-    state, names = copy.deepcopy(model.state_dict()), [name for name, _ in model.named_parameters()]
-    modules, attributes = [name for name, _ in model.named_modules()], set(vars(model))
+    state, attributes = copy.deepcopy(model.state_dict()), set(vars(model))
+    modules = [name for name, _ in model.named_modules()]
     own = model.compute_loss(batch, predicted(hamer, batch), train=True)
     handle = adapter.attach(model, loss_of(train_texture=True), weight=1.0)
-    with_texture = model.compute_loss(batch, predicted(hamer, batch), train=True)
-    assert (with_texture - own).abs() > 0.1
-    assert same_state(model.state_dict(), state) and [name for name, _ in model.named_parameters()] == names
+    assert (model.compute_loss(batch, predicted(hamer, batch), train=True) - own).abs() > 0.1
     assert [name for name, _ in model.named_modules()] == modules
     assert not {id(p) for p in model.get_parameters()} & {id(p) for p in handle.loss_fn.parameters()}
-    for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), copy.copy(model)):
-        assert same_state(again.state_dict(), state)
-        if again.compute_loss is not model.compute_loss:  # a shallow copy shares everything
-            assert not isinstance(again.compute_loss, WrappedMethod) and again.compute_loss.__self__ is again
+    for again in (model, copy.deepcopy(copy.deepcopy(model)), pickle.loads(pickle.dumps(model))):
+        torch.testing.assert_close(dict(again.state_dict()), dict(state), rtol=0, atol=0)
+        if again is not model:
+            assert again.compute_loss.__self__ is again
             torch.testing.assert_close(again.compute_loss(batch, predicted(hamer, batch), train=True), own)
-    copied = copy.deepcopy(copy.deepcopy(model))
-    assert copied.compute_loss.__self__ is copied
     handle.detach()
-    assert set(vars(model)) == attributes and model.compute_loss.__func__ is type(model).compute_loss
-    assert same_state(model.state_dict(), state)
+    assert set(vars(model)) == attributes
     assert torch.equal(model.compute_loss(batch, predicted(hamer, batch), train=True), own)
 
 
@@ -305,16 +254,14 @@ def test_the_models_random_numbers_are_those_it_had_without(hamer, loss_of):
     assert torch.equal(model.compute_loss(batch, output, train=True), first_value)
 
 
-# --- training ------------------------------------------------------------------
-
-
 def loader(*batches):
     return DataLoader(list(batches), batch_size=None)
 
 
 def trainer_in(folder, **options):
-    options = {"max_epochs": 1, "enable_progress_bar": False, "enable_model_summary": False, "logger": False} | options
-    return pl.Trainer(accelerator="cpu", default_root_dir=folder, enable_checkpointing=False, **options)
+    quiet = ("enable_progress_bar", "enable_model_summary", "enable_checkpointing", "logger")
+    options = {"max_epochs": 1, **dict.fromkeys(quiet, False), **options}
+    return pl.Trainer(accelerator="cpu", default_root_dir=folder, **options)
 
 
 @pytest.fixture
@@ -351,19 +298,18 @@ def test_under_lightning_it_counts_batches_where_global_step_counts_twice(hamer,
 @pytest.mark.slow
 @pytest.mark.usefixtures("quiet")
 def test_a_checkpoint_holds_nothing_of_it_and_loads_strictly_without(hamer, loss_of, tmp_path):
-    model = hamer.make_model(0)
-    adapter.attach(model, loss_of(train_texture=True))
-    trainer = trainer_in(tmp_path)
-    trainer.fit(model, loader(hamer.joint_batch(2, seed=20)))
-    trainer.save_checkpoint(tmp_path / "with.ckpt")
-    plain = hamer.make_model(0)
-    trainer = trainer_in(tmp_path)
-    trainer.fit(plain, loader(hamer.joint_batch(2, seed=20)))
-    trainer.save_checkpoint(tmp_path / "without.ckpt")
-    with_it, without = (torch.load(tmp_path / f"{n}.ckpt", weights_only=False) for n in ("with", "without"))
-    assert list(with_it["state_dict"]) == list(without["state_dict"]) and set(with_it) == set(without)
-    hamer.make_model(1).load_state_dict(with_it["state_dict"], strict=True)
-    assert (tmp_path / "with.ckpt.texalign.pt").is_file() and not (tmp_path / "without.ckpt.texalign.pt").exists()
+    found = {}
+    for name in ("with", "without"):
+        model, trainer = hamer.make_model(0), trainer_in(tmp_path)
+        if name == "with":
+            adapter.attach(model, loss_of(train_texture=True))
+        trainer.fit(model, loader(hamer.joint_batch(2, seed=20)))
+        trainer.save_checkpoint(tmp_path / name)
+        found[name] = torch.load(tmp_path / name, weights_only=False)
+        assert (tmp_path / f"{name}.texalign.pt").is_file() == (name == "with")
+    assert list(found["with"]["state_dict"]) == list(found["without"]["state_dict"])
+    assert set(found["with"]) == set(found["without"])
+    hamer.make_model(1).load_state_dict(found["with"]["state_dict"], strict=True)
 
 
 @pytest.mark.slow
@@ -387,16 +333,11 @@ def test_interrupted_training_resumes_where_it_was(hamer, loss_of, tmp_path, mon
     fit(1)
     resumed, resumed_handle = fit(2, tmp_path / "1.ckpt")
     assert resumed_handle.batches == straight_handle.batches == 4
-    for a, b in zip(straight.get_parameters(), resumed.get_parameters()):
+    pairs = [straight.get_parameters(), resumed.get_parameters()]
+    priors = [list(handle.loss_fn.encoder.parameters()) for handle in (straight_handle, resumed_handle)]
+    for a, b in (*zip(*pairs), *zip(*priors)):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
-    changed = 0.0
-    for a, b, c in zip(
-        *(loss.encoder.parameters() for loss in (straight_handle.loss_fn, resumed_handle.loss_fn)),
-        loss_of().encoder.parameters(),
-    ):
-        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
-        changed = max(changed, float((a - c).abs().max()))
-    assert changed > 1e-5
+    assert any((a - b).abs().max() > 1e-5 for a, b in zip(priors[0], loss_of().encoder.parameters()))
 
 
 @pytest.mark.slow
@@ -405,8 +346,7 @@ def test_the_file_beside_a_checkpoint_goes_when_lightning_removes_it(stand_in_ha
     model = stand_in_hamer.make_model(0)
     handle = adapter.attach(model, loss_of())
     keep_one = pl.callbacks.ModelCheckpoint(dirpath=tmp_path, filename="{epoch}", save_top_k=1, every_n_epochs=1)
-    options = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
-    trainer = pl.Trainer(accelerator="cpu", max_epochs=2, callbacks=[keep_one], default_root_dir=tmp_path, **options)
+    trainer = trainer_in(tmp_path, max_epochs=2, callbacks=[keep_one], enable_checkpointing=True)
     trainer.fit(model, loader(stand_in_hamer.joint_batch(2, seed=20)))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["epoch=1.ckpt", "epoch=1.ckpt.texalign.pt"]
     handle.detach()
@@ -432,27 +372,23 @@ def test_resuming_without_the_file_beside_it_is_said(loss_of, stand_in_hamer, tm
     assert not isinstance(trainer.save_checkpoint, WrappedMethod)
 
 
-# --- the prior learns too --------------------------------------------------------
-
-
-def prior_gradient(handle, model, batch, output, scale=1.0):
-    """Two training batches, so that the first one's step is taken; the change of the prior's parameters."""
+def change_of_the_prior(handle, model, batch, output, scale=1.0):
+    """By one training batch, whose step is taken when the state is asked for."""
     before = [p.detach().clone() for p in handle.loss_fn.encoder.parameters()]
     (scale * model.compute_loss(batch, output, train=True)).backward()
     handle.state_dict()
     return torch.cat([(p.detach() - b).flatten() for p, b in zip(handle.loss_fn.encoder.parameters(), before)])
 
 
-@pytest.mark.parametrize("scale", [1.0, 65536.0])
-def test_the_prior_learns_alike_under_any_weight_and_loss_scale(stand_in_hamer, loss_of, scale):
+def test_the_prior_learns_alike_under_any_weight_and_loss_scale(stand_in_hamer, loss_of):
     batch = stand_in_hamer.training_batch(2, seed=1)
     changes = []
-    for weight in (1.0, 0.01):
+    for weight, scale in ((1.0, 1.0), (0.01, 65536.0)):
         model, output = stand_in_hamer.make_model(0), leaves(predicted(stand_in_hamer, batch))
         loss_fn = loss_of(train_texture=True, token_count=ALL)
         descent = torch.optim.SGD(loss_fn.encoder.parameters(), lr=1e-3)
         handle = adapter.attach(model, loss_fn, weight=weight, texture_optimizer=descent)
-        changes.append(prior_gradient(handle, model, batch, output, scale if weight != 1.0 else 1.0))
+        changes.append(change_of_the_prior(handle, model, batch, output, scale))
     assert changes[0].norm() > 1e-6
     # A change is a difference of parameters up to 4, each rounded to 2⁻²³ of that; the sums behind it round as well.
     ulp = 2.0**-22 * float(max(p.detach().abs().max() for p in loss_fn.encoder.parameters()))
@@ -461,41 +397,15 @@ def test_the_prior_learns_alike_under_any_weight_and_loss_scale(stand_in_hamer, 
 
 def test_the_prior_does_not_learn_from_validation_or_from_overflow(stand_in_hamer, loss_of):
     model, batch = stand_in_hamer.make_model(0), stand_in_hamer.training_batch(2, seed=1)
-    loss_fn = loss_of(train_texture=True)
+    loss_fn, output = loss_of(train_texture=True), leaves(predicted(stand_in_hamer, batch))
     descent = torch.optim.SGD(loss_fn.encoder.parameters(), lr=1e-3)
     handle = adapter.attach(model, loss_fn, weight=1.0, texture_optimizer=descent)
-    output = leaves(predicted(stand_in_hamer, batch))
-    assert (prior_gradient(handle, model, batch, output, torch.inf) == 0).all()
+    assert (change_of_the_prior(handle, model, batch, output, torch.inf) == 0).all()
     before = [p.detach().clone() for p in loss_fn.encoder.parameters()]
     with torch.no_grad():
         for _ in range(2):
             model.compute_loss(batch, output, train=False)
     assert all(torch.equal(p, b) for p, b in zip(loss_fn.encoder.parameters(), before))
-
-
-def average_of_two(rank, path):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{path}/meeting", rank=rank, world_size=2)
-    try:
-        layer = nn.Linear(3, 1, bias=False)
-        nn.init.zeros_(layer.weight)
-        training = PriorTraining(layer, torch.optim.SGD(layer.parameters(), lr=1.0))
-        loss = layer(torch.tensor([[1.0, 2.0, 3.0]])).sum()
-        training.follow(loss)
-        if rank == 0:  # the other one has no gradient this time, and takes part all the same
-            (loss * 7.0).backward()
-        training.step()
-        torch.save(layer.weight.detach(), f"{path}/{rank}.pt")
-    finally:
-        torch.distributed.destroy_process_group()
-
-
-@pytest.mark.slow
-def test_processes_average_the_priors_gradient(tmp_path):
-    torch.multiprocessing.spawn(average_of_two, args=(str(tmp_path),), nprocs=2)
-    for rank in (0, 1):
-        weight = torch.load(tmp_path / f"{rank}.pt")
-        torch.testing.assert_close(weight, torch.tensor([[-0.5, -1.0, -1.5]]))
 
 
 @pytest.mark.slow
@@ -530,15 +440,11 @@ def test_save_and_load_in_a_plain_loop(stand_in_hamer, loss_of, tmp_path):
         frozen.load(tmp_path / "texture.pt")
 
 
-# --- what is refused ---------------------------------------------------------------
-
-
 def test_what_cannot_be_attached_is_said(stand_in_hamer, loss_of, prior):
-    model, loss_fn = stand_in_hamer.make_model(0), loss_of()
-    bare, without_hand = stand_in_hamer.make_model(0), stand_in_hamer.make_model(0)
+    model, bare, without_hand, attached = (stand_in_hamer.make_model(0) for _ in range(4))
+    loss_fn = loss_of()
     bare.cfg = object()
     del without_hand.mano
-    attached = stand_in_hamer.make_model(0)
     adapter.attach(attached, loss_fn)
     descent = torch.optim.SGD(prior.parameters(), lr=1.0)
     for given, options, message in (
@@ -546,7 +452,6 @@ def test_what_cannot_be_attached_is_said(stand_in_hamer, loss_of, prior):
         ((model, nn.Linear(1, 1)), {}, "loss_fn to be a DenseTextureAlignmentLoss, got Linear"),
         ((nn.Linear(1, 1), loss_fn), {}, "a model with compute_loss, got Linear; if it is wrapped"),
         ((model, loss_of(96)), {}, r"a renderer of size 256, or an integer fraction of it, got \(96, 96\)"),
-        ((model, loss_fn), {"weight": -1.0}, "weight >= 0"),
         ((model, loss_fn), {"weight": float("nan")}, "weight >= 0"),
         ((model, loss_fn), {"warm_up": -1}, "warm_up >= 0"),
         ((model, loss_fn), {"texture_optimizer": descent}, "train_texture=True, with an optimiser"),
@@ -564,11 +469,7 @@ def test_what_a_batch_lacks_is_said(stand_in_hamer):
         ({"mask": batch["mask"]}, output, r"expected batch with 'img', got \['mask'\]"),
         (batch, {"pred_cam": output["pred_cam"]}, "expected output with 'pred_vertices', got"),
         ({**batch, "img": batch["img"][..., 32:-32]}, output, r"batch\['img'\] \(B, 3, S, S\), got "),
-        (
-            {**batch, "mask": batch["mask"][:, ::2, ::2]},
-            output,
-            r"batch\['mask'\] \(2, 256, 256\), got ",
-        ),
+        ({**batch, "mask": batch["mask"][:, ::2, ::2]}, output, r"batch\['mask'\] \(2, 256, 256\), got "),
         (batch, {**output, "pred_cam": output["pred_cam"][:1]}, r"output\['pred_cam'\] \(2, 3\), got \(1, 3\)"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -1,16 +1,13 @@
 from __future__ import annotations
 
 import copy
-import pickle
 
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import TensorBoardLogger
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import texalign as ta
-from texalign.adapters import IMAGENET_MEAN, IMAGENET_STD
+from texalign.adapters import IMAGENET_STD
 
 pytest_plugins = ("real_hamer",)
 
@@ -24,23 +21,6 @@ def flat(batch, prefix=""):
             yield from flat(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
-
-
-def coverage(output, pixel_offset=0.5):
-    camera, translation = ta.PinholeCamera.from_hamer(output["pred_cam"], pixel_offset=pixel_offset)
-    assert torch.equal(translation, output["pred_cam_t"])
-    renderer = ta.TexturedHandRenderer(ta.HandSurface.mano(), image_size=256)
-    vertices = output["pred_vertices"] + translation[:, None]
-    return renderer(vertices, camera, torch.ones(1, 3, 1, 1)).coverage[:, 0]
-
-
-def loader(joint_batch, steps):
-    return torch.utils.data.DataLoader([joint_batch] * steps, batch_size=None)
-
-
-def trainer(folder, **options):
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
-    return pl.Trainer(accelerator="cpu", default_root_dir=folder, **({"logger": False} | quiet | options))
 
 
 def test_batch_has_the_loaders_keys_shapes_and_dtypes(hamer):
@@ -92,7 +72,6 @@ def test_output_has_the_networks_keys_shapes_and_dtypes(hamer):
     assert set(output["focal_length"].flatten().tolist()) == {5000.0}
     camera, translation = ta.PinholeCamera.from_hamer(output["pred_cam"], pixel_offset=0.0)
     pixels = camera.project(output["pred_keypoints_3d"] + translation[:, None])
-    torch.testing.assert_close(translation, output["pred_cam_t"])
     torch.testing.assert_close(256 * (output["pred_keypoints_2d"] + 0.5), pixels, rtol=1e-4, atol=1e-2)
     loss = model.compute_loss(batch, output, train=True)
     names = ["loss", "loss_keypoints_2d", "loss_keypoints_3d", *(f"loss_{name}" for name in PARAMETERS)]
@@ -109,52 +88,14 @@ def test_the_true_hand_lies_on_keypoints_and_mask(hamer, left_share):
     output = hamer.truth(batch)
     error = 256 * (output["pred_keypoints_2d"] - batch["keypoints_2d"][..., :2]).norm(dim=-1)
     assert error.max() < 2.0 and error.mean() < 0.7
-    drawn, mask = coverage(output) > 0.5, batch["mask"] > 0.5
+    camera, translation = ta.PinholeCamera.from_hamer(output["pred_cam"])
+    renderer = ta.TexturedHandRenderer(ta.HandSurface.mano(), image_size=256)
+    out = renderer(output["pred_vertices"] + translation[:, None], camera, torch.ones(1, 3, 1, 1))
+    drawn, mask = out.coverage[:, 0] > 0.5, batch["mask"] > 0.5
     assert ((drawn & mask).sum((1, 2)) / (drawn | mask).sum((1, 2)) > 0.93).all()
     model = hamer.make_model(0)
     assert model.compute_loss(batch, output) < 2e-3 * model.compute_loss(batch, model.forward_step(batch))
     assert (output["pred_cam"][:, 0] > 4).all() and (output["pred_cam_t"][:, 2] > 2).all()
-
-
-def test_mask_is_soft_and_without_a_segmentation_only_tells_padding(hamer):
-    segmented = hamer.training_batch(4, seed=0, box_scale=2.0)
-    plain = hamer.training_batch(4, seed=0, box_scale=2.0, segmented=False)
-    assert torch.equal(segmented["img"], plain["img"])
-    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
-    black = ((segmented["img"] * std + mean).abs() < 1e-4).all(dim=1)
-    mask, known = segmented["mask"], plain["mask"]
-    assert 0.05 < (known == 0).float().mean() < 0.6
-    assert black[known == 0].all()
-    assert ((known == 0) | (known == 1)).float().mean() > 0.98
-    assert (mask <= known).all() and ((mask > 0) & (mask < 1)).any()
-    assert 0.03 < mask.mean() < 0.5
-
-
-def test_colours_are_normalised_after_jitter(hamer):
-    plain, jittered = (hamer.training_batch(2, seed=0, augment=augment) for augment in (False, True))
-    std = torch.tensor(IMAGENET_STD)[:, None, None]
-    levels = (plain["img"] * std + torch.tensor(IMAGENET_MEAN)[:, None, None]) * 255
-    assert (levels - levels.round()).abs().max() < 0.01 and levels.min() > -0.01 and levels.max() < 255.01
-    other = (jittered["img"] * std + torch.tensor(IMAGENET_MEAN)[:, None, None]) * 255
-    assert (other - other.round()).abs().max() > 0.3 and other.max() < 255.01
-
-
-def test_same_seed_same_batch(hamer):
-    first, second, third = (dict(flat(hamer.training_batch(2, seed=seed))) for seed in (0, 0, 1))
-    assert all(torch.equal(first[n], second[n]) if torch.is_tensor(first[n]) else True for n in first)
-    assert not torch.equal(first["img"], third["img"])
-
-
-def test_first_optimiser_trains_head_and_backbone_only(hamer):
-    model = hamer.make_model(0)
-    trained = {id(p) for p in model.get_parameters()}
-    assert trained == {id(p) for part in (model.mano_head, model.backbone) for p in part.parameters()}
-    optimizer, other = model.configure_optimizers()
-    assert {id(p) for group in optimizer.param_groups for p in group["params"]} == trained
-    assert {id(p) for group in other.param_groups for p in group["params"]} == {
-        id(p) for p in model.discriminator.parameters()
-    }
-    assert (optimizer.defaults["weight_decay"], optimizer.param_groups[0]["lr"]) == (1e-4, 1e-5)
 
 
 @pytest.mark.slow
@@ -168,37 +109,13 @@ def test_every_batch_advances_global_step_by_two(hamer, tmp_path):
             assert {"loss_gen", "loss_disc"} < outputs["losses"].keys()
 
     assert not model.automatic_optimization
-    run = trainer(tmp_path, max_epochs=1, callbacks=[Watch()])
-    run.fit(model, loader(hamer.joint_batch(1, seed=0), 2))
+    quiet = dict.fromkeys(("enable_progress_bar", "enable_model_summary", "enable_checkpointing", "logger"), False)
+    run = pl.Trainer(accelerator="cpu", default_root_dir=tmp_path, max_epochs=1, callbacks=[Watch()], **quiet)
+    run.fit(model, torch.utils.data.DataLoader([hamer.joint_batch(1, seed=0)] * 2, batch_size=None))
     assert steps == [2, 4]
     assert {"train/loss", "train/loss_step", "train/loss_epoch"} <= run.callback_metrics.keys()
     moved = {name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert moved == {"backbone", "mano_head", "discriminator"}
-
-
-@pytest.mark.slow
-def test_validation_logs_every_loss_and_leaves_pixels_in_the_batch(hamer, tmp_path):
-    model, batch = hamer.make_model(0), hamer.training_batch(1, seed=0)
-    before = batch["keypoints_2d"].clone()
-    logger = TensorBoardLogger(tmp_path, name="", version="")
-    trainer(tmp_path, logger=logger).validate(model, loader(batch, 1), verbose=False)
-    events = EventAccumulator(str(tmp_path)).Reload().Tags()
-    names = {"loss", "loss_keypoints_2d", "loss_keypoints_3d", *(f"loss_{name}" for name in PARAMETERS)}
-    assert {f"val/{name}" for name in names} <= set(events["scalars"])
-    assert events["images"] == ["val/predictions"]
-    torch.testing.assert_close(batch["keypoints_2d"][..., :2], 256 * (before[..., :2] + 0.5))
-
-
-def test_model_can_be_copied_pickled_and_loaded(hamer):
-    model = hamer.make_model(0).eval()
-    batch = hamer.training_batch(1, seed=0)
-    expected = model(batch)["pred_vertices"]
-    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert torch.equal(twin(batch)["pred_vertices"], expected)
-    other = hamer.make_model(1).eval()
-    assert not torch.equal(other(batch)["pred_vertices"], expected)
-    other.load_state_dict(model.state_dict(), strict=True)
-    assert torch.equal(other(batch)["pred_vertices"], expected)
 
 
 def test_both_loaders_make_the_same_batch(stand_in_hamer, real_hamer):

@@ -24,26 +24,6 @@ def normalised(image, mean, std):
     return (image - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
 
 
-def far_hands(size, seed=3):
-    """Synthetic hands seen in parallel: what METRO and FrankMocap are to predict, and an image of it."""
-    batch = synthetic.generate(4, size, torch.Generator().manual_seed(seed)).canonical()
-    root = batch.joints[:, :1]
-    vertices = batch.vertices - root
-    # s (X + tx) spans [-1, 1] over the image.
-    low, high = vertices[..., :2].amin(dim=1), vertices[..., :2].amax(dim=1)
-    cam = torch.cat([(1.6 / (high - low).amax(dim=1, keepdim=True)), -(low + high) / 2], dim=1)
-    camera, translation = ta.PinholeCamera.from_weak_perspective(cam, size, 1e5)
-    return vertices, cam, drawn(vertices + translation[:, None], camera, batch.texture, size)
-
-
-def drawn(vertices, camera, texture, size):
-    out = ta.TexturedHandRenderer(ta.HandSurface.mano(), size, backend="torch")(vertices, camera, texture)
-    noise = torch.rand(len(vertices), 3, size, size, generator=torch.Generator().manual_seed(0))
-    return (out.image + (1 - out.coverage) * (0.25 + 0.2 * noise) * torch.tensor([0.3, 0.8, 1.0])[:, None, None]).clamp(
-        0, 1
-    )
-
-
 def perturbed(vertices, metres):
     """Turned by 20° in the image's plane, and moved."""
     cosine, sine = 0.94, 0.342
@@ -57,53 +37,31 @@ def loss_fn():
     return ta.DenseTextureAlignmentLoss.from_pretrained(image_size=SIZE, token_count=256, reduction="none")
 
 
-def parallel_case(adapt, mean_std, order=None, bgr=False):
-    vertices, cam, image = far_hands(SIZE)
-    image = normalised(image, *mean_std)
-    image = image.flip(1) if bgr else image
-    options = {} if order is None else {"vertex_order": order.argsort()}
-    vertices = vertices if order is None else vertices[:, order]
-    return lambda v, c: adapt(v, c, image, **options), vertices, cam
-
-
-def root_relative_case(batch, image, root):
+def root_relative_case(batch, root):
     calib = torch.eye(4).repeat(4, 1, 1)
     calib[:, [0, 1], [0, 1]], calib[:, :2, 2] = batch.camera.focal, batch.camera.principal - 0.5
-    image = normalised(image, HALF, HALF)
-    return lambda v, r: root_relative(v, r, calib, image), (batch.vertices - root[:, None]) / 0.2, root
+    image = normalised(batch.image, HALF, HALF)
+    return lambda v, r: root_relative(v * 5, r, calib, image)  # MobRecon's unit is 0.2 m
 
 
-def full_image_case(batch, image, root):
+def full_image_case(batch, root):
     """The same camera, told as a crop of b pixels somewhere in a photograph."""
     box, img_center = torch.tensor([180.0, 256.0, 300.0, 128.0]), torch.full((4, 2), 5000.0)
     focal = batch.camera.focal[:, 0] * box / SIZE
     center = img_center - batch.camera.principal * (box / SIZE)[:, None] + box[:, None] / 2
-    image = normalised(image, IMAGENET_MEAN, IMAGENET_STD)
-    adapt = lambda v, t: full_image(v, t, image, center, box / 200, focal, img_center)  # noqa: E731
-    return adapt, batch.vertices - root[:, None], root
+    image = normalised(batch.image, IMAGENET_MEAN, IMAGENET_STD)
+    return lambda v, t: full_image(v, t, image, center, box / 200, focal, img_center)
 
 
-@pytest.mark.parametrize("name", ["orthographic", "weak_perspective", "root_relative", "full_image"])
-def test_the_loss_is_lower_at_the_truth_and_its_gradient_reaches_what_the_network_predicts(name, loss_fn):
-    if name == "orthographic":
-        adapt, vertices, output = parallel_case(orthographic, (IMAGENET_MEAN, IMAGENET_STD))
-    elif name == "weak_perspective":
-        order = torch.randperm(778, generator=torch.Generator().manual_seed(1))
-        adapt, vertices, output = parallel_case(weak_perspective, (HALF, HALF), order, bgr=True)
-    else:
-        batch = synthetic.generate(4, SIZE, torch.Generator().manual_seed(8)).canonical()
-        image, root = drawn(batch.vertices, batch.camera, batch.texture, SIZE), batch.joints[:, 0]
-        case = root_relative_case if name == "root_relative" else full_image_case
-        adapt, vertices, output = case(batch, image, root)
-    metres = 0.1 if name == "root_relative" else 0.02  # MobRecon's unit is 0.2 m
-    with torch.no_grad():
-        truth, beside = (
-            loss_fn(*adapt(v, output), generator=torch.Generator().manual_seed(0))
-            for v in (vertices, perturbed(vertices, metres))
-        )
+@pytest.mark.parametrize("case", [root_relative_case, full_image_case])
+def test_the_loss_is_lower_at_the_truth_and_its_gradient_reaches_what_the_network_predicts(case, loss_fn):
+    batch = synthetic.generate(4, SIZE, torch.Generator().manual_seed(8)).canonical()
+    root = batch.joints[:, 0]
+    adapt, true = case(batch, root), batch.vertices - root[:, None]
+    vertices, output = perturbed(true, 0.02).requires_grad_(), root.clone().requires_grad_()
+    truth, beside = (loss_fn(*adapt(v, output), generator=torch.Generator().manual_seed(0)) for v in (true, vertices))
     assert (beside - truth).mean() > 0.3
-    vertices, output = (value.clone().requires_grad_() for value in (perturbed(vertices, metres), output))
-    loss_fn(*adapt(vertices, output)).sum().backward()
+    beside.sum().backward()
     for value in (vertices, output):
         assert torch.isfinite(value.grad).all() and value.grad.flatten(1).norm(dim=1).gt(0).all()
 
@@ -119,24 +77,10 @@ class TestOrthographic:
         torch.testing.assert_close(pixels[1], torch.tensor([165.76, 67.20]), atol=2e-3, rtol=0)
         torch.testing.assert_close(pixels[0] - pixels[1], torch.tensor([-0.0385, 0.0321]), atol=2e-3, rtol=0)
 
-    def test_stays_as_close_to_parallel_as_its_docstring_says(self):
-        # The whole image's square, 0.1 m before and behind, at the scale of the docstring.
-        corner = torch.tensor([[x / 10, y / 10, z] for x in (-1, 1) for y in (-1, 1) for z in (-0.1, 0.1)])[None]
-        inputs = orthographic(corner, torch.tensor([[10.0, 0.0, 0.0]]), torch.zeros(1, 3, 224, 224))
-        exact = 112 * (1 + 10 * corner[..., :2])
-        off = (inputs.camera.project(inputs.vertices) - exact).abs()
-        assert 0.12 < off.max() < 0.13
-
     def test_takes_the_squeezed_camera_of_a_single_image(self):
         vertices, image = torch.zeros(1, 778, 3), torch.zeros(1, 3, 224, 224)
         one, batch = (orthographic(vertices, torch.tensor(cam), image) for cam in ([5.0, 0, 0], [[5.0, 0, 0]]))
         assert torch.equal(one.vertices, batch.vertices)
-
-    def test_half_precision_keeps_the_camera_finite(self):
-        inputs = orthographic(
-            torch.zeros(1, 778, 3).half(), torch.tensor([[5.0, 0.1, 0]]).half(), torch.zeros(1, 3, 224, 224).half()
-        )
-        assert inputs.vertices.dtype == torch.float32 and torch.isfinite(inputs.camera.focal).all()
 
     def test_undoes_imagenet_and_hands_masks_on(self):
         image, mask = torch.rand(2, 3, 32, 32), torch.ones(2, 1, 32, 32)
@@ -147,9 +91,9 @@ class TestOrthographic:
         assert inputs.mask is mask and inputs.valid.unique().tolist() == [0.5]
 
     def test_skips_a_camera_that_is_none(self, loss_fn):
-        vertices, cam, image = far_hands(SIZE)
-        cam = torch.cat([torch.tensor([[-1.0, 0, 0], [0.0, 0, 0], [torch.nan, 0, 0]]), cam[3:]]).requires_grad_()
-        image = normalised(image, IMAGENET_MEAN, IMAGENET_STD)
+        batch = synthetic.generate(4, SIZE, torch.Generator().manual_seed(3)).canonical()
+        cam = torch.tensor([[-1.0, 0, 0], [0.0, 0, 0], [torch.nan, 0, 0], [6.0, 0, 0]], requires_grad=True)
+        vertices, image = batch.vertices - batch.joints[:, 9:10], normalised(batch.image, IMAGENET_MEAN, IMAGENET_STD)
         value, details = loss_fn(*orthographic(vertices, cam, image), return_details=True)
         assert details.skipped.tolist() == [True, True, True, False] and torch.isfinite(value).all()
         value.sum().backward()
@@ -169,11 +113,6 @@ class TestWeakPerspective:
     def test_turns_bgr_into_rgb(self):
         image = torch.rand(1, 3, 32, 32)
         inputs = weak_perspective(torch.zeros(1, 778, 3), torch.ones(1, 3), normalised(image.flip(1), HALF, HALF))
-        torch.testing.assert_close(inputs.image, image)
-        # Mean and deviation are in the image's own order.
-        own = {"mean": (0.1, 0.2, 0.3), "std": (1.0, 2.0, 3.0)}
-        image_in = normalised(image.flip(1), *own.values())
-        inputs = weak_perspective(torch.zeros(1, 778, 3), torch.ones(1, 3), image_in, **own)
         torch.testing.assert_close(inputs.image, image)
 
     def test_orders_vertices(self):
@@ -228,8 +167,6 @@ class TestRootRelative:
     def test_refuses_a_pair_in_some_arguments_only(self):
         with pytest.raises(ValueError, match=r"root_relative: expected root \(2, 6\), got \(2, 3\)"):
             root_relative(torch.zeros(2, 778, 6), torch.zeros(2, 3), torch.zeros(2, 8, 4), torch.zeros(2, 6, 16, 16))
-        with pytest.raises(ValueError, match=r"expected calib \(2, 8, 4\) or \(2, 6, 3\), got \(2, 4, 4\)"):
-            root_relative(torch.zeros(2, 778, 6), torch.zeros(2, 6), torch.zeros(2, 4, 4), torch.zeros(2, 6, 16, 16))
 
 
 # A photograph of 1000 × 600, its crop a square of b = 200 · 1.28 = 256 pixels around (700, 250): one crop pixel each.
@@ -298,21 +235,9 @@ class TestFullImage:
     def test_refuses_other_shapes(self):
         with pytest.raises(ValueError, match=r"full_image: expected translation \(2, 3\), got \(1, 3\)"):
             full_image(torch.zeros(2, 778, 3), torch.zeros(1, 3), torch.zeros(2, 3, 64, 64), **PHOTO)
-        with pytest.raises(ValueError, match=r"full_image: expected center \(2, 2\), got \(1, 2\)"):
-            full_image(torch.zeros(2, 778, 3), torch.zeros(2, 3), torch.zeros(2, 3, 64, 64), **PHOTO)
 
 
 class TestTranslationFromJoints:
-    def test_finds_where_the_hand_stands(self):
-        batch = synthetic.generate(8, 16, torch.Generator().manual_seed(5))
-        root = batch.joints[:, :1]
-        pixels = batch.camera.project(batch.joints)
-        found = translation_from_joints(batch.joints - root, pixels, batch.camera)
-        moved = batch.camera.project(batch.joints - root + found[:, None])
-        torch.testing.assert_close(moved, pixels, atol=2e-2, rtol=0)
-        near = batch.camera.focal[:, 0] < 125
-        torch.testing.assert_close(found[near], root[near, 0], atol=1e-3, rtol=1e-3)
-
     def test_by_hand(self):
         # f = 100, middle (50, 50). Joints (0, 0, 0) and (0.1, 0, 0) seen at (50, 50) and (70, 50): t = (0, 0, 0.5).
         camera = ta.PinholeCamera(torch.full((1, 2), 100.0), torch.full((1, 2), 50.0))
@@ -344,12 +269,8 @@ class TestTranslationFromJoints:
     "call",
     [
         lambda v, i: orthographic(v, torch.zeros(2, 4), i),
-        lambda v, i: orthographic(v[0], torch.zeros(2, 3), i),
-        lambda v, i: orthographic(v, torch.zeros(3), i),
         lambda v, i: orthographic(v, torch.zeros(2, 3), i[:, :, :40]),
         lambda v, i: weak_perspective(v, torch.zeros(2, 3), i[:, :2]),
-        lambda v, i: weak_perspective(v, torch.zeros(2, 3), i, vertex_order=torch.zeros(2)),
-        lambda v, i: root_relative(v[..., :2], torch.zeros(2, 3), torch.zeros(2, 4, 4), i),
         lambda v, i: root_relative(v, torch.zeros(2, 3), torch.zeros(2, 4, 4), i, torch.zeros(2, 9, 9)),
         lambda v, i: translation_from_joints(
             v, torch.zeros(2, 778, 3), ta.PinholeCamera(torch.ones(2, 2), torch.ones(2, 2))

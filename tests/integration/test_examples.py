@@ -60,57 +60,33 @@ def aligned(request, tmp_path_factory):
     return folder, process, true.numpy()
 
 
-def test_the_picture_shows_four_stages(aligned):
-    folder, process, _ = aligned
+def test_it_writes_a_picture_and_two_meshes_that_lie_over_the_hand(aligned):
+    folder, process, true = aligned
     assert process.returncode == 0, process.stderr
-    names = ["hand.npz", "keypoints.json", "out.png", "photo.png"]
-    assert sorted(path.name for path in folder.iterdir()) == names
-    with Image.open(folder / "out.png") as picture:
-        assert picture.size == (4 * 192, 192 + 2 * (192 // 14))
-        cells = np.asarray(picture).astype(int)[-192:].reshape(192, 4, 192, 3).swapaxes(0, 1)
-    green = (np.abs(cells - np.array([26, 255, 51])).sum(-1) < 30).mean(axis=(1, 2))
-    assert green[0] < 0.002 and (green[1:3] > 0.005).all()
     for said in ("keypoints only: ", "keypoints + texture: ", "picture: out.png", "mesh: hand.npz"):
         assert said in process.stdout
-
-
-def test_both_meshes_lie_over_the_hand(aligned):
-    folder, _, true = aligned
+    with Image.open(folder / "out.png") as picture:
+        assert picture.size == (4 * 192, 192 + 2 * (192 // 14))
     with np.load(folder / "hand.npz") as file:
         found = dict(file)
     assert found["vertices"].shape == found["start_vertices"].shape == (778, 3)
     assert found["joints"].shape == found["start_joints"].shape == (21, 3)
-    assert found["principal"].tolist() == [WIDTH / 2, HEIGHT / 2]
     error = {}
     for name in ("start_vertices", "vertices"):
         pixels = found[name][:, :2] / found[name][:, 2:] * found["focal"] + found["principal"]
         error[name] = np.linalg.norm(pixels - true, axis=1).mean()
     # Keypoints are 0.015 off; which mesh is nearer on one hand is for the benchmarks to say, over many.
     assert 0 < max(error.values()) < 0.06 * SIDE and error["vertices"] != error["start_vertices"]
-
-
-def test_a_left_hand_is_a_mirrored_right_one(aligned):
-    folder, _, _ = aligned
-    is_right = json.loads((folder / "keypoints.json").read_text())["hand"] == "right"
-    faces = ta.HandSurface.mano().faces.numpy()
-    vertices = np.load(folder / "hand.npz")["vertices"]
-    corners = vertices[faces] - vertices.mean(axis=0)
+    # A left hand is a mirrored right one.
+    corners = (found["vertices"] - found["vertices"].mean(axis=0))[ta.HandSurface.mano().faces.numpy()]
     volume = np.einsum("fi,fi->f", corners[:, 0], np.cross(corners[:, 1], corners[:, 2])).sum()
-    assert (volume > 0) == is_right
+    assert (volume > 0) == (json.loads((folder / "keypoints.json").read_text())["hand"] == "right")
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ({"hand": "right", "keypoints": [[1, 2]]}, r"expected 21 keypoints x, y, four of them known, got (1, 2)"),
-        ({"hand": "both", "keypoints": [[1, 2]] * 21}, "expected hand left or right, got 'both'"),
-        ("no json", "Expecting value"),
-    ],
-)
-def test_mistakes_are_told_in_one_line(content, message, tmp_path):
+def test_a_mistake_is_told_in_one_line(tmp_path):
     Image.new("RGB", (60, 40)).save(tmp_path / "photo.png")
-    (tmp_path / "keypoints.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    (tmp_path / "keypoints.json").write_text(json.dumps({"hand": "right", "keypoints": [[1, 2]]}))
     process = align(tmp_path)
-    assert process.returncode == 1
-    assert message in process.stderr and "Traceback" not in process.stderr and process.stderr.count("\n") == 1
+    assert process.returncode == 1 and process.stderr.count("\n") == 1 and "Traceback" not in process.stderr
+    assert "expected 21 keypoints x, y, four of them known, got (1, 2)" in process.stderr
     assert not (tmp_path / "aligned.png").exists()

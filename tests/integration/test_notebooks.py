@@ -46,8 +46,3 @@ def test_a_notebook_runs_from_top_to_bottom(path, tmp_path, monkeypatch):
 def test_a_notebook_is_committed_without_outputs(path):
     cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
     assert all(cell.outputs == [] and cell.execution_count is None for cell in cells)
-
-
-def test_the_quick_start_has_ten_cells():
-    (path,) = (path for path in NOTEBOOKS if path.stem == "quickstart")
-    assert sum(cell.cell_type == "code" for cell in nbformat.read(path, as_version=4).cells) == 10

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import gc
 import os
-from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 import texalign as ta
-from host_network import Batch, batch_of, gradients, relative_difference, step_of
+from host_network import batch_of, gradients, relative_difference, step_of
 
 SIZE = 64
 # Gradients relative to their length: float32's rounding gives 1e-6, up to 1e-3 where a pixel changes sides of a median
@@ -41,9 +40,6 @@ def cosine(found, expected):
     return float(torch.cosine_similarity(first, second, dim=0)), float(first.norm() / second.norm())
 
 
-# --- half precision ------------------------------------------------------------
-
-
 @HALVES
 @pytest.mark.parametrize("learned", [False, True], ids=["frozen prior", "trained prior"])
 def test_under_autocast_the_step_is_nearly_that_of_float32(dtype, learned):
@@ -62,51 +58,19 @@ def test_under_autocast_the_step_is_nearly_that_of_float32(dtype, learned):
 
 @HALVES
 @pytest.mark.parametrize("bound", [2.0, 500.0], ids=["bound active", "bound inactive"])
-def test_a_scaler_changes_no_step(dtype, bound):
-    batch, steps = batch_of(4, 64), []
+def test_a_scaler_changes_no_gradient(dtype, bound):
+    step, batch, found = step_of(64, max_grad=bound), batch_of(4, 64), []
+    optimizer = torch.optim.SGD(step.host.parameters(), lr=1e-4)
     for enabled in (False, True):
-        step = step_of(64, max_grad=bound)
-        before = copy.deepcopy(step.host.state_dict())
-        optimizer = torch.optim.SGD(step.host.parameters(), lr=1e-4)
         scaler = torch.amp.GradScaler("cpu", enabled=enabled, init_scale=1024.0)
+        optimizer.zero_grad()
         with torch.autocast("cpu", dtype=dtype):
             loss = step(batch, generator=seeded())
         scaler.scale(loss).backward()
         scaler.unscale_(optimizer)
-        torch.nn.utils.clip_grad_norm_(step.host.parameters(), 1e3)
-        scaler.step(optimizer)
-        scaler.update()
-        assert not enabled or scaler.get_scale() == 1024.0  # no overflow
-        after = step.host.state_dict()
-        steps.append({name: after[name] - before[name] for name, _ in step.host.named_parameters()})
-    alike, longer = cosine(steps[1], steps[0])
+        found.append(gradients(step))
+    alike, longer = cosine(found[1], found[0])
     assert alike > 0.9999 and abs(longer - 1) < 1e-2
-    assert sum(float(each.abs().max()) for each in steps[0].values()) > 1e-6
-
-
-# --- compilation, accumulation, recomputation --------------------------------
-
-
-@pytest.mark.slow
-def test_a_compiled_step_trains_like_an_uncompiled_one():
-    trained = []
-    for compiled in (False, True):
-        step = step_of(32)
-        torch._dynamo.reset()
-        run = torch.compile(step, backend="eager") if compiled else step
-        optimizer = torch.optim.SGD(step.host.parameters(), lr=1e-4)
-        losses = []
-        for seed, count in enumerate((2, 3)):
-            optimizer.zero_grad()
-            loss = run(batch_of(count, 32, seed), generator=seeded(seed))
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.detach())
-        trained.append((torch.stack(losses), dict(step.host.named_parameters())))
-    (losses, plain), (compiled_losses, compiled) = trained
-    torch.testing.assert_close(compiled_losses, losses)
-    for name in plain:
-        torch.testing.assert_close(compiled[name], plain[name], msg=name)
 
 
 def test_accumulated_over_parts_a_sum_is_that_of_the_whole_batch():
@@ -120,57 +84,53 @@ def test_accumulated_over_parts_a_sum_is_that_of_the_whole_batch():
     assert relative_difference(gradients(step), expected) < ROUNDING  # batches of 2 and of 4 are summed in other orders
 
 
-@pytest.mark.parametrize("whole", [False, True], ids=["host", "host and loss"])
-def test_recomputed_activations_change_nothing(whole):
-    step, batch = step_of(32, token_count=64, train_texture=True), batch_of(3, 32)
-    camera = ta.PinholeCamera(batch.focal, batch.principal)
-    found = []
-    for recompute in (False, True):
+def test_recomputed_activations_change_nothing():
+    step, batch, found = step_of(32, token_count=64, train_texture=True), batch_of(3, 32), []
+    for run in (step, lambda batch: checkpoint(step, batch, use_reentrant=False)):
         step.zero_grad()
-        torch.manual_seed(7)
-        if not recompute:
-            loss = step(batch)
-        elif whole:  # the draw of observations is torch's own, which is repeated
-            loss = checkpoint(step, batch, use_reentrant=False)
-        else:
-            loss = step.loss_fn(checkpoint(step.host, batch.image, use_reentrant=False), camera, batch.image)
+        torch.manual_seed(7)  # the draw of observations is torch's own, which is repeated
+        loss = run(batch)
         loss.backward()
         found.append((loss.detach(), gradients(step)))
     assert torch.equal(found[0][0], found[1][0])
     assert relative_difference(found[1][1], found[0][1]) < 1e-4  # the order in which gradients are added may differ
 
 
-# --- many steps -----------------------------------------------------------
+def test_channels_last_images_change_nothing():
+    step, batch = step_of(64, token_count=64 * 64), batch_of(3, 64)  # every pixel is observed, none is drawn
+    expected, wanted = gradients_of(step, batch)
+    last = batch._replace(image=batch.image.contiguous(memory_format=torch.channels_last))
+    assert last.image.stride() != batch.image.stride()
+    for same in (step, copy.deepcopy(step).to(memory_format=torch.channels_last)):
+        loss, found = gradients_of(same, last)  # convolutions of another layout sum in another order
+        assert abs(loss - expected) < ROUNDING  # a loss is about 1
+        assert relative_difference(found, wanted) < ROUNDING
 
-FAULTS = (
-    "nan vertex", "infinite vertex", "behind the camera", "out of frame", "focal 0", "negative focal",
-    "nan principal point", "black image", "nan image", "empty mask", "nan mask", "padding only", "huge vertices",
-    "huge image", "one point", "one pixel", "nothing wrong",
-)  # fmt: skip
+
+def test_with_deterministic_algorithms_a_run_is_repeated_bit_by_bit():
+    runs = []
+    torch.use_deterministic_algorithms(True)
+    try:
+        for seed in (1, 1, 2):
+            step = step_of(32, token_count=32, train_texture=True)
+            optimizer = torch.optim.Adam(step.parameters(), lr=1e-3)
+            torch.manual_seed(seed)
+            for number in range(2):
+                optimizer.zero_grad()
+                step(batch_of(3, 32, number), is_right=torch.tensor([True, False, True])).backward()
+                optimizer.step()
+            runs.append(torch.cat([parameter.detach().flatten() for parameter in step.parameters()]))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0], runs[2])  # the seed is what repeats it
 
 
-def spoil(fault, sample, vertices, batch, mask):
-    """One sample of a batch, in place; (B, V, 3) vertices by a factor and an offset that keep them in the graph."""
-    factor, offset = torch.ones_like(vertices), torch.zeros_like(vertices)
-    changes = {
-        "nan vertex": lambda: offset[sample, 17, 1].fill_(torch.nan),
-        "infinite vertex": lambda: offset[sample, 17, 2].fill_(torch.inf),
-        "behind the camera": lambda: offset[sample, :, 2].fill_(-2.0),
-        "out of frame": lambda: offset[sample, :, 0].fill_(3.0),
-        "huge vertices": lambda: factor[sample].fill_(1e20),
-        "one point": lambda: (factor[sample].zero_(), offset[sample, :, 2].fill_(0.5)),
-        "one pixel": lambda: batch.focal[sample].div_(60.0),
-        "focal 0": lambda: batch.focal[sample].zero_(),
-        "negative focal": lambda: batch.focal[sample].fill_(-5.0),
-        "nan principal point": lambda: batch.principal[sample, 1].fill_(torch.nan),
-        "black image": lambda: batch.image[sample].zero_(),
-        "nan image": lambda: batch.image[sample, :, 5:9].fill_(torch.nan),
-        "huge image": lambda: batch.image[sample].mul_(1e20),
-        "empty mask": lambda: mask[sample].zero_(),
-        "nan mask": lambda: mask[sample, 0, 3].fill_(torch.nan),
-    }
-    changes.get(fault, lambda: None)()
-    return vertices * factor + offset
+# Which input's first sample is filled with what; vertices are multiplied by the factor and moved by the offset.
+FAULTS = [
+    ("offset", torch.nan), ("offset", -2.0), ("factor", 1e20), ("focal", -5.0), ("focal", 2.0),
+    ("principal", torch.nan), ("image", torch.nan), ("image", 1e20), ("mask", torch.nan), ("valid", 0.0),
+]  # fmt: skip
 
 
 def resident():
@@ -190,61 +150,51 @@ def live_tensors():
 def test_many_steps_with_anything_in_them(steps, warm_up):
     """No parameter becomes NaN, no memory is lost, and the loss and every sample's gradient keep to their bounds."""
     step = step_of(SIZE, train_texture=True, token_count=128)
-    loss_fn, host = step.loss_fn, step.host
+    loss_fn, draws, measured = step.loss_fn, seeded(2), []
     optimizer = torch.optim.AdamW(step.parameters(), lr=3e-4)
-    batches = [batch_of(4, SIZE, seed) for seed in range(8)]
-    choose, draws = seeded(1), seeded(2)
-    losses, met, measured, faults = [], set(), [], cycle(FAULTS)
+    batches = [batch_of(3, SIZE, seed) for seed in range(4)]
     for number in range(steps):
         if number in (warm_up, steps - 1):
             measured.append((live_tensors(), resident()))
-        batch = Batch(*(each.clone() for each in batches[number % 8]))
-        if number % 25 == 24:
-            batch = batch.part(0, 0)
-        vertices = raw = host(batches[number % 8].image[: len(batch.image)])
+        batch = batches[number % 4].part(0, 0 if number % 20 == 19 else 3)
+        raw = step.host(batch.image)
         raw.retain_grad()
-        mask, valid = (torch.ones(len(raw), 1, SIZE, SIZE) for _ in range(2))
-        spoilt = int(torch.randint(1, 3, (), generator=choose)) if len(raw) else 0
-        for sample in range(spoilt):
-            fault = next(faults)
-            met.add(fault)
-            if fault == "padding only":
-                valid[sample] = 0.0
-            vertices = spoil(fault, sample, vertices, batch, mask)
-        camera = ta.PinholeCamera(batch.focal, batch.principal)
-        is_right = torch.ones(len(raw), dtype=torch.bool)
-        is_right[:spoilt] = torch.rand(spoilt, generator=choose) < 0.5
-        optimizer.zero_grad()
+        given = {name: value.clone() for name, value in batch._asdict().items()}
+        given |= {"offset": torch.zeros_like(raw), "factor": torch.ones_like(raw)}
+        given |= {name: torch.ones(len(raw), 1, SIZE, SIZE) for name in ("mask", "valid")}
+        name, value = FAULTS[number % len(FAULTS)]
+        given[name][:1] = value
         loss, details = loss_fn(
-            vertices, camera, batch.image, mask, valid, is_right=is_right, generator=draws, return_details=True
+            raw * given["factor"] + given["offset"],
+            ta.PinholeCamera(given["focal"], given["principal"]),
+            *(given[name] for name in ("image", "mask", "valid")),
+            is_right=torch.arange(len(raw)) >= number % 2,
+            generator=draws,
+            return_details=True,
         )
+        optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        # What a spoilt sample's factor makes of a gradient is the caller's.
         assert torch.isfinite(details.per_sample).all() and (details.per_sample.abs() <= BOUND).all(), number
+        # What the first sample's factor makes of its gradient is the caller's.
         kept = (~details.skipped).sum().clamp(min=1)
-        assert (raw.grad[spoilt:].flatten(1).norm(dim=1) <= loss_fn.max_grad / kept * 1.001).all(), number
-        losses.append(loss.item())
+        assert (raw.grad[1:].flatten(1).norm(dim=1) <= loss_fn.max_grad / kept * 1.001).all(), number
         assert all(torch.isfinite(parameter).all() for parameter in step.parameters()), number
-    assert met == set(FAULTS)
-    assert max(map(abs, losses)) <= BOUND
     (tensors, held), (tensors_after, held_after) = measured
     assert tensors_after <= tensors + 2
     assert held_after - held < 32 * 2**20
 
 
-@pytest.mark.parametrize("factor", [1e6, 1e9, 1e13, 1e16, 1e20, 1e30])
+@pytest.mark.parametrize("factor", [1e6, 1e9, 1e20])
 def test_a_hand_of_any_size_at_any_distance_is_harmless(factor):
     """Scaled about the camera its projection stays the same, until float32 has no numbers left for it."""
     step, batch = step_of(32), batch_of(2, 32)
-    scale = torch.tensor([factor, 1.0])[:, None, None]
     leaf = step.host(batch.image).detach().requires_grad_()
-    camera = ta.PinholeCamera(batch.focal, batch.principal)
-    loss, details = step.loss_fn(leaf * scale, camera, batch.image, generator=seeded(), return_details=True)
+    vertices, camera = leaf * torch.tensor([factor, 1.0])[:, None, None], ta.PinholeCamera(*batch[1:])
+    loss, details = step.loss_fn(vertices, camera, batch.image, generator=seeded(), return_details=True)
     loss.backward()
     assert details.skipped.tolist() == [factor > 1e7, False]
     assert torch.isfinite(leaf.grad).all() and leaf.grad[1].abs().max() > 0
-    assert torch.isfinite(details.rendering.uv).all()
     with pytest.raises(ValueError, match="vertices within 1e\\+07 metres, got sample 0"):
         ta.TexturedHandRenderer(ta.HandSurface.mano(), 32, validate=True)(leaf * 1e9, camera, torch.ones(1, 3, 8, 8))
 
@@ -253,10 +203,9 @@ def test_a_step_leaves_nothing_behind():
     """No cycle keeps a graph alive until the garbage collector comes."""
     step, batch = step_of(32), batch_of(2, 32)
     step(batch).backward()
-    gc.collect()
+    before = live_tensors()
     gc.disable()
     try:
-        before = sum(1 for thing in gc.get_objects() if type(thing) is torch.Tensor)
         for _ in range(5):
             step(batch).backward()
         assert sum(1 for thing in gc.get_objects() if type(thing) is torch.Tensor) <= before

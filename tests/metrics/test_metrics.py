@@ -175,15 +175,18 @@ def test_errors_among_some_points():
     distance = (predicted - true).norm(dim=-1)
     expected = [distance[0, 4:9].mean().item(), distance[1, 3].item(), math.nan]
     assert point_error(predicted, true, among).tolist() == approximately(expected)
-    # Alignment sees every joint.
-    aligned = 1000 * point_error(procrustes_aligned(predicted, true), true, among)
-    torch.testing.assert_close(metrics.pa_mpjpe_mm(predicted, true, among), aligned, equal_nan=True)
+    # Alignment, too, is to the joints that count.
+    aligned = 1000 * point_error(procrustes_aligned(predicted, true, among=among), true, among)
+    found = metrics.pa_mpjpe_mm(predicted, true, among)
+    torch.testing.assert_close(found, aligned, equal_nan=True)
+    alone = metrics.pa_mpjpe_mm(predicted[:1, 4:9], true[:1, 4:9])
+    torch.testing.assert_close(found[:1], alone)
     result = metrics.pck_auc(predicted, true, [0.0, 5.0], among)
     assert result[:2].isfinite().all() and result[2].isnan()
-    # What is left out may be unknown, but there is no alignment to it.
+    # What is left out may be unknown.
     true[~among] = torch.nan
     assert point_error(predicted, true, among).tolist() == approximately(expected)
-    assert metrics.pa_mpjpe_mm(predicted, true, among).isnan().all()
+    torch.testing.assert_close(metrics.pa_mpjpe_mm(predicted, true, among), found, equal_nan=True)
 
 
 POINT_METRICS = {
