@@ -42,7 +42,6 @@ def moved(camera, by=0.0, times=1.0):
 # What is done to right inputs, and what must be said of them.
 MISTAKES = {
     "y up": (lambda i, b: i._replace(vertices=i.vertices * Y), "y points up"),
-    "y up before the translation": (lambda i, b: i._replace(vertices=about_wrist(b, Y)), "y points up"),
     "OpenGL before the translation": (lambda i, b: i._replace(vertices=about_wrist(b, YZ)), "axes are OpenGL's"),
     "left hands": (
         lambda i, b: i.mirrored(torch.ones(COUNT, dtype=torch.bool)),
@@ -53,10 +52,6 @@ MISTAKES = {
     "principal at the corner": (
         lambda i, b: i._replace(camera=moved(i.camera, -SIZE / 2)),
         "principal point is off by half the image: add (64, 64)",
-    ),
-    "principal half too far": (
-        lambda i, b: i._replace(camera=moved(i.camera, [SIZE / 2, 0.0])),
-        "principal point is off by half the image: add (-64, 0)",
     ),
     "camera of twice the size": (lambda i, b: i._replace(camera=moved(i.camera, times=2.0)), "image twice as large"),
     "noise": (lambda i, b: i._replace(image=torch.rand(i.image.shape)), "do not look like hands"),

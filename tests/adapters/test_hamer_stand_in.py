@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-import copy
-
 import pytest
-import pytorch_lightning as pl
 import torch
 
 import texalign as ta
@@ -96,26 +93,6 @@ def test_the_true_hand_lies_on_keypoints_and_mask(hamer, left_share):
     model = hamer.make_model(0)
     assert model.compute_loss(batch, output) < 2e-3 * model.compute_loss(batch, model.forward_step(batch))
     assert (output["pred_cam"][:, 0] > 4).all() and (output["pred_cam_t"][:, 2] > 2).all()
-
-
-@pytest.mark.slow
-def test_every_batch_advances_global_step_by_two(hamer, tmp_path):
-    model, steps = hamer.make_model(0), []
-    before = copy.deepcopy(model.state_dict())
-
-    class Watch(pl.Callback):
-        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-            steps.append(trainer.global_step)
-            assert {"loss_gen", "loss_disc"} < outputs["losses"].keys()
-
-    assert not model.automatic_optimization
-    quiet = dict.fromkeys(("enable_progress_bar", "enable_model_summary", "enable_checkpointing", "logger"), False)
-    run = pl.Trainer(accelerator="cpu", default_root_dir=tmp_path, max_epochs=1, callbacks=[Watch()], **quiet)
-    run.fit(model, torch.utils.data.DataLoader([hamer.joint_batch(1, seed=0)] * 2, batch_size=None))
-    assert steps == [2, 4]
-    assert {"train/loss", "train/loss_step", "train/loss_epoch"} <= run.callback_metrics.keys()
-    moved = {name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
-    assert moved == {"backbone", "mano_head", "discriminator"}
 
 
 def test_both_loaders_make_the_same_batch(stand_in_hamer, real_hamer):

