@@ -125,6 +125,14 @@ IMAGES = HANDS | {
     "a mask of another size": ({"mask": torch.zeros(COUNT, 1, 16, 16)}, r"mask \(3, 1, 32, 32\), got \(3, 1, 16, 16\)"),
 }
 
+
+def intrinsics():
+    """(B, 3, 3): focal lengths and principal points, without skew."""
+    return torch.diag_embed(torch.cat([100 + draw(2), torch.ones(COUNT, 1)], dim=1)) + torch.tensor(
+        [[0.0, 0.0, 4.0], [0.0, 0.0, 4.0], [0.0, 0.0, 0.0]]
+    )
+
+
 CASES = [
     Case(
         "renderer", renderer, textured, render, "image_size=(32, 32), backend='torch', near=0.01",
@@ -195,8 +203,8 @@ CASES = [
     ),
     Case(
         "adapters.root_relative", lambda: Function(adapters.root_relative),
-        lambda: {"vertices": draw(7, 3), "root": draw(3, seed=1), "calib": draw(3, 3), "image": draw(3, 8, 8)},
-        loss_inputs, learns=("vertices", "root"), one_device=False,
+        lambda: {"vertices": draw(7, 3), "root": draw(3, seed=1), "calib": intrinsics(), "image": draw(3, 8, 8)},
+        loss_inputs, learns=("vertices", "root"), harmless=("vertices", "root"), one_device=False,
         refused={"not square": ({"image": torch.zeros(COUNT, 3, 8, 9)}, r"expected square image \(3, 3, S, S\), got")},
     ),
 ]  # fmt: skip

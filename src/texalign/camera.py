@@ -69,8 +69,8 @@ class PinholeCamera:
         focal, skew = K[:, [0, 1], [0, 1]], K[:, [0, 1], [1, 0]]
         last = torch.cat([K[:, 2, :2], K[:, 2, 2:] - 1], dim=1).abs().amax(dim=1)
         # A ten-thousandth of the focal length moves a pixel at the border of a crop by a hundredth.
-        unreadable = ~torch.isfinite(K).flatten(1).all(dim=1)  # said by the renderer
-        good = unreadable | ((skew.abs() <= 1e-4 * focal.abs()).all(dim=1) & (last <= 1e-4))
+        no_camera = ~torch.isfinite(K).flatten(1).all(dim=1) | (focal <= 0).any(dim=1)  # dropped by the renderer
+        good = no_camera | ((skew.abs() <= 1e-4 * focal.abs()).all(dim=1) & (last <= 1e-4))
         if K.device.type == "cpu" and not bool(good.all()):
             sample = int((~good).nonzero()[0])
             expect(

@@ -141,7 +141,9 @@ class TestRootRelative:
         generator = torch.Generator().manual_seed(0)
         first, second = (torch.rand(2, 778, 3, generator=generator) for _ in range(2))
         roots, images = torch.rand(2, 2, 3, generator=generator), torch.rand(2, 2, 3, 16, 16, generator=generator)
-        calib, masks = torch.rand(2, 2, 4, 4, generator=generator), torch.rand(2, 2, 16, 16, generator=generator)
+        masks = torch.rand(2, 2, 16, 16, generator=generator)
+        calib = torch.eye(4).repeat(2, 2, 1, 1)
+        calib[:, :, :2, 2] = torch.rand(2, 2, 2, generator=generator)
         pair = root_relative(
             torch.cat([first, second], dim=2),
             torch.cat([roots[0], roots[1]], dim=1),
@@ -254,6 +256,9 @@ class TestTranslationFromJoints:
         assert not translation_from_joints(joints, batch.camera.project(joints), batch.camera).requires_grad
         joints = batch.joints.clone()
         joints[0, 0] = torch.nan
+        found = translation_from_joints(joints, batch.camera.project(batch.joints), batch.camera)
+        torch.testing.assert_close(found[0], torch.zeros(3), atol=1e-4, rtol=0)  # by the other joints
+        joints[0] = torch.nan
         found = translation_from_joints(joints, batch.camera.project(batch.joints), batch.camera)
         assert found[0].tolist() == [0, 0, 0] and torch.isfinite(found).all()
 

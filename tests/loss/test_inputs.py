@@ -49,17 +49,27 @@ def test_mirrored_once_some_and_twice(inputs):
     assert LossInputs(*inputs[:3]).mirrored(which)[3:] == (None, None)
 
 
-@pytest.mark.parametrize("name", ["image", "mask", "valid"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e20])
+def test_readable_blanks_the_image_that_holds_what_is_no_colour(inputs, value):
+    spoilt = inputs.image.clone()
+    spoilt[1, 0, 3, 4] = value
+    found, unreadable = inputs._replace(image=spoilt).readable()
+    assert unreadable.tolist() == [False, True]
+    assert torch.equal(found.image[0], inputs.image[0]) and (found.image[1] == 0).all()
+    assert not inputs.readable()[1].any()
+
+
+@pytest.mark.parametrize("name", ["mask", "valid"])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_readable_blanks_the_image_that_holds_what_is_no_number(inputs, name, value):
+def test_readable_takes_a_weight_that_is_no_number_for_absent(inputs, name, value):
     spoilt = getattr(inputs, name).clone()
     spoilt[1, 0, 3, 4] = value
     found, unreadable = inputs._replace(**{name: spoilt}).readable()
-    assert unreadable.tolist() == [False, True]
-    for each in ("image", "mask", "valid"):
-        assert torch.equal(getattr(found, each)[0], getattr(inputs, each)[0])
-        assert (getattr(found, each)[1] == 0).all() == (each == name)
-    assert not inputs.readable()[1].any()
+    assert not unreadable.any()
+    assert found.valid[1, 0, 3, 4] == 0 and found.mask.isfinite().all()
+    kept = torch.ones_like(found.valid, dtype=torch.bool)
+    kept[1, 0, 3, 4] = False
+    assert torch.equal(found.valid[kept], inputs.valid[kept]) and torch.equal(found.mask[kept], inputs.mask[kept])
 
 
 def test_readable_keeps_masks_in_their_range(inputs):
