@@ -36,6 +36,7 @@ class Case:
             norm.
         half_rounding: how far weights of half precision or autocast may move outputs.
         output_dtype: of the caller's dtype, the dtype that comes out.
+        refuses: inputs of which a number that makes no sense is refused, since leaving it out would mean another thing.
         harmless: inputs in which a number that is not finite leaves all outputs and gradients finite.
         integers_pass: inputs that may be of an integer dtype.
         one_device: whether tensors on two devices are refused.
@@ -54,6 +55,7 @@ class Case:
     half_rounding: float = 0.0
     output_dtype: Callable[[torch.dtype], torch.dtype] = lambda dtype: torch.float32
     harmless: tuple[str, ...] = ()
+    refuses: tuple[str, ...] = ()
     integers_pass: tuple[str, ...] = ()
     one_device: bool = True
     refused: Mapping[str, tuple[Mapping[str, object], str]] = field(default_factory=dict)
@@ -224,6 +226,8 @@ class ModuleContract:
         module, inputs = case.make(), case.inputs()
         expected, gradients = case.gradients(module, inputs)
         for name in floating(inputs):
+            if name in case.refuses:
+                continue
             spoilt = inputs | {name: inputs[name].clone(memory_format=torch.contiguous_format)}
             spoilt[name][BAD].view(-1)[-1] = value
             found, gradients_found = case.gradients(module, spoilt)

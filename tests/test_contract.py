@@ -204,7 +204,7 @@ CASES = [
     Case(
         "adapters.root_relative", lambda: Function(adapters.root_relative),
         lambda: {"vertices": draw(7, 3), "root": draw(3, seed=1), "calib": intrinsics(), "image": draw(3, 8, 8)},
-        loss_inputs, learns=("vertices", "root"), harmless=("vertices", "root"), one_device=False,
+        loss_inputs, learns=("vertices", "root"), refuses=("calib",), one_device=False,
         refused={"not square": ({"image": torch.zeros(COUNT, 3, 8, 9)}, r"expected square image \(3, 3, S, S\), got")},
     ),
 ]  # fmt: skip
