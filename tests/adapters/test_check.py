@@ -120,6 +120,10 @@ NUMBERS = {
         "translation was not added",
     ),
     "OpenGL": (lambda i, said: numbers.in_front(i.vertices * YZ, said), "OpenGL's axes"),
+    "another image's camera": (
+        lambda i, said: numbers.in_frame(i.vertices, moved(i.camera, 10.0 * SIZE), SIZE, SIZE, said),
+        "lie outside the image",
+    ),
     "normalised camera": (pixels_of(lambda f, p: ta.PinholeCamera(f / SIZE, p / SIZE)), "it looks normalised"),
     "principal 0": (pixels_of(lambda f, p: ta.PinholeCamera(f, 0 * p)), "principal point is (0, 0)"),
     "swapped principal point": (

@@ -419,6 +419,7 @@ def test_what_cannot_be_attached_is_said(stand_in_hamer, loss_of, prior):
     descent = torch.optim.SGD(prior.parameters(), lr=1.0)
     for given, options, message in (
         ((attached, loss_fn), {}, "a model without a texture loss"),
+        ((model, nn.Linear(1, 1)), {}, "loss_fn to be a DenseTextureAlignmentLoss, got Linear"),
         ((nn.Linear(1, 1), loss_fn), {}, "a model with compute_loss, got Linear; if it is wrapped"),
         ((model, loss_of(96)), {}, r"a renderer of size 256, or an integer fraction of it, got \(96, 96\)"),
         ((model, loss_fn), {"weight": float("nan")}, "weight >= 0"),

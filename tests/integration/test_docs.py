@@ -26,7 +26,13 @@ def names(paths):
     return [path.relative_to(TOP).as_posix() for path in paths]
 
 
-@pytest.mark.parametrize("path", sorted(SNIPPETS.glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in ("distributed", "train_a_prior")))
+        for path in sorted(SNIPPETS.glob("*.py"))
+    ],
+)
 def test_a_snippet_runs(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if "__main__" not in path.read_text(encoding="utf-8"):
