@@ -73,3 +73,18 @@ translation = translation_from_joints(manojoints2cam, joints_coord_img * 256 + 0
 loss = loss_fn(*LossInputs(mesh_coord_cam + translation[:, None], camera, images))
 # --8<-- [end:translation_from_joints]
 assert loss.isfinite()
+
+angles = torch.tensor([0.5, -0.9])
+turn = torch.stack([torch.stack([angles.cos(), -angles.sin()], 1), torch.stack([angles.sin(), angles.cos()], 1)], 1)
+img2bb_trans = torch.cat([1.5 * turn, torch.tensor([[[40.0], [-30.0]]]).expand(2, -1, -1)], dim=2)
+K = torch.tensor([[600.0, 0.0, 320.0], [0.0, 600.0, 240.0], [0.0, 0.0, 1.0]]).expand(2, -1, -1)
+# --8<-- [start:rotated]
+scale = img2bb_trans[:, :, 0].norm(dim=1, keepdim=True)  # crop pixels per pixel of the photograph
+angle = torch.atan2(img2bb_trans[:, 1, 0], img2bb_trans[:, 0, 0])
+camera, rotation = ta.PinholeCamera.from_intrinsics(K, pixel_offset=0.5).rotated(angle, about=(0, 0))
+camera = camera.cropped(-img2bb_trans[:, :, 2] / scale, scale)  # sees vertices @ rotation.transpose(1, 2)
+# --8<-- [end:rotated]
+photograph = ta.PinholeCamera.from_intrinsics(K, pixel_offset=0.5).project(vertices + torch.tensor([0.0, 0.0, 0.5]))
+expected = photograph @ img2bb_trans[:, :, :2].transpose(1, 2) + img2bb_trans[:, None, :, 2]
+seen = camera.project((vertices + torch.tensor([0.0, 0.0, 0.5])) @ rotation.transpose(1, 2))
+assert (seen - expected).abs().max() < 0.01
