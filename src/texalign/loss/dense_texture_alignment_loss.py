@@ -249,7 +249,8 @@ class DenseTextureAlignmentLoss(Unscriptable, nn.Module):
         """Warn of what looks wrong. Once in a module's life, since it waits for the device."""
         self._first_batch_seen = True
         loops = self.renderer.surface.boundary_loops
-        boundary = torch.tensor([vertex for loop in loops for vertex in loop], dtype=torch.int64).to(skipped.device)
+        vertices = sorted({vertex for loop in loops for vertex in loop})
+        boundary = torch.tensor(vertices, dtype=torch.int64).to(skipped.device)
         for finding in first_batch_findings(inputs, boundary, skipped, reasons, WHO):
             warnings.warn(f"{WHO}: {finding}. texalign.adapters.check says more", UserWarning, stacklevel=2)
 

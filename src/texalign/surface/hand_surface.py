@@ -127,7 +127,7 @@ class HandSurface(nn.Module):
                 is_right == told, path.name, f"MANO's faces as a {sides[is_right]} hand's", f"a {sides[told]} hand's"
             )
         made = cls(faces, uv, uv_faces, len(vertices), told is not False if is_right is None else is_right)
-        boundary = [vertex for loop in made.boundary_loops for vertex in loop]
+        boundary = sorted({vertex for loop in made.boundary_loops for vertex in loop})
         points = vertices[boundary]
         doubles = len(points) - len(np.unique(points, axis=0))
         expect(doubles < SEAM, path.name, SEAM_EXPECTED, f"{doubles} of {len(points)} boundary vertices that coincide")
