@@ -248,9 +248,7 @@ class DenseTextureAlignmentLoss(Unscriptable, nn.Module):
     def _look_at_first_batch(self, inputs: LossInputs, skipped: Tensor, reasons: dict[str, Tensor]) -> None:
         """Warn of what looks wrong. Once in a module's life, since it waits for the device."""
         self._first_batch_seen = True
-        loops = self.renderer.surface.boundary_loops
-        vertices = sorted({vertex for loop in loops for vertex in loop})
-        boundary = torch.tensor(vertices, dtype=torch.int64).to(skipped.device)
+        boundary = torch.tensor(self.renderer.surface.boundary_vertices, dtype=torch.int64).to(skipped.device)
         for finding in first_batch_findings(inputs, boundary, skipped, reasons, WHO):
             warnings.warn(f"{WHO}: {finding}. texalign.adapters.check says more", UserWarning, stacklevel=2)
 

@@ -127,8 +127,7 @@ class HandSurface(nn.Module):
                 is_right == told, path.name, f"MANO's faces as a {sides[is_right]} hand's", f"a {sides[told]} hand's"
             )
         made = cls(faces, uv, uv_faces, len(vertices), told is not False if is_right is None else is_right)
-        boundary = sorted({vertex for loop in made.boundary_loops for vertex in loop})
-        points = vertices[boundary]
+        points = vertices[list(made.boundary_vertices)]
         doubles = len(points) - len(np.unique(points, axis=0))
         expect(doubles < SEAM, path.name, SEAM_EXPECTED, f"{doubles} of {len(points)} boundary vertices that coincide")
         return made
@@ -207,13 +206,16 @@ class HandSurface(nn.Module):
             np.concatenate(faces), self.uv, np.concatenate(uv_faces), self.vertex_count, self.is_right
         ).to(self.faces.device)
 
+    @property
+    def boundary_vertices(self) -> tuple[int, ...]:
+        """The vertices of all boundary loops, each once, ascending."""
+        return tuple(sorted({vertex for loop in self.boundary_loops for vertex in loop}))
+
     def texel_map(self, texture_size: int) -> TexelMap:
         """Which face and barycentric point lies under the centre of each texel of a T × T texture. Cached."""
         key = (texture_size, self.faces.device)
         if key not in self._texel_maps:
-            # A map made in inference mode would be of no use to a training step.
-            with torch.inference_mode(False):
-                self._texel_maps[key] = _texel_map(self.uv, self.uv_faces, texture_size)
+            self._texel_maps[key] = _texel_map(self.uv, self.uv_faces, texture_size)
         return self._texel_maps[key]
 
     def dilated(self, texture: Tensor) -> Tensor:
