@@ -16,7 +16,7 @@ def background_cost(image: Tensor, outside: Tensor, uniform: float = 0.1) -> Ten
     """
     with torch.no_grad():
         position = image.clamp(0, 1) * BINS
-        cells = _number(position.floor()).clamp_(0, BINS**3 - 1)
+        cells = _number(position.floor().clamp_(max=BINS - 1)).clamp_(0, BINS**3 - 1)
         counts = image.new_zeros(len(image), BINS**3).scatter_add_(1, cells, outside.flatten(1))
         cube = counts.reshape(-1, BINS, BINS, BINS)
         for axis in (1, 2, 3):  # by (1/4, 1/2, 1/4), with zeros beyond the border
@@ -29,7 +29,7 @@ def background_cost(image: Tensor, outside: Tensor, uniform: float = 0.1) -> Ten
 
 def _number(cell: Tensor) -> Tensor:
     """Cells (B, 3, H, W) of the three channels, whole numbers → their number in the flat cube (B, H·W) int64."""
-    red, green, blue = cell.clamp_(max=BINS - 1).unbind(1)
+    red, green, blue = cell.unbind(1)
     return torch.add(blue, torch.add(green, red, alpha=BINS), alpha=BINS).flatten(1).long()
 
 

@@ -16,7 +16,10 @@ def extend_colours(image: Tensor, coverage: Tensor, radius: int) -> Tensor:
     with torch.no_grad():
         # Of one window, colour over coverage; a mean coverage below 1e-4 counts as 1e-4.
         near = box_sum(torch.cat([image, coverage], dim=1), radius)
-        least = 1e-4 * box_sum(coverage.new_ones(1, 1, *coverage.shape[2:]), radius)
+        rows, columns = (
+            box_sum(torch.ones_like(each), radius) for each in (coverage[:1, :, :, :1], coverage[:1, :, :1])
+        )
+        least = 1e-4 * rows * columns
     colour = torch.where(inside, image, near[:, :-1])
     return colour / torch.where(inside, coverage, torch.maximum(near[:, -1:], least))
 
