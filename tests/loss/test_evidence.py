@@ -6,9 +6,8 @@ import pytest
 import torch
 
 import texalign as ta
-from loss_parts import random, relative
+from loss_parts import geman_mcclure_cost, random, relative, student_t_cost
 from plain_evidence import plain_evidence
-from test_own_residual import geman_mcclure_cost, student_t_cost
 from texalign.loss import evidence, laplace_cost, region_competition
 
 SIZE = (40, 56)
@@ -16,7 +15,7 @@ SIZE = (40, 56)
 
 @pytest.fixture(scope="module")
 def drawn(surface, scene):
-    """Two hands of many colours a few pixels off, the second of one colour: layers (B, 4, H, W), image, region, mask."""
+    """Two hands of many colours a few pixels off, the second of one colour: layers, image, region, mask."""
     vertices, _ = scene(2, 48)
     camera = ta.PinholeCamera(torch.full((2, 2), 60.0), torch.tensor([[28.0, 20.0], [34.0, 22.0]]))
     texture = torch.cat([random(1, 3, 16, 16), torch.full((1, 3, 16, 16), 0.6)])

@@ -20,16 +20,18 @@ class InteriorResidual(Function):
     def forward(
         ctx: Any, rendered: Tensor, coverage: Tensor, fitted: Tensor, image: Tensor, gain: Tensor, share: float
     ) -> Tensor:
+        """The residual."""
         ctx.save_for_backward(rendered, coverage, fitted, image, gain)
         ctx.share = share
         return (fitted - image).abs_()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
+        """Gradients at `rendered` and `coverage`."""
         rendered, coverage, fitted, image, gain = ctx.saved_tensors
         slope = torch.where(coverage > 0.5, ctx.share / coverage, 0)
-        # NOT in place on `grad`: it may be an expanded view.
+        # Not in place on `grad`: it may be an expanded view.
         at_rendered = (fitted - image).sign_().mul_(grad).mul_(gain).mul_(slope)
         at_coverage = -(at_rendered * rendered).sum(dim=1, keepdim=True).mul_(slope / ctx.share)
         return at_rendered, at_coverage, None, None, None, None
