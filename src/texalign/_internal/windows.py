@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 
+@torch.no_grad()
 def box_sum(image: Tensor, radius: int) -> Tensor:
     """Sum over a (2 radius + 1)² window; what lies outside the frame counts as 0. Not differentiable.
 
@@ -20,6 +21,7 @@ def box_sum(image: Tensor, radius: int) -> Tensor:
     return image
 
 
+@torch.no_grad()
 def dilate(image: Tensor, radius: int) -> Tensor:
     """Maximum over a (2 radius + 1)² window within the frame. Not differentiable."""
     for axis in (-1, -2):
@@ -27,16 +29,19 @@ def dilate(image: Tensor, radius: int) -> Tensor:
     return image
 
 
-def _doubled(image: Tensor, radius: int, axis: int, join: Callable[[Tensor, Tensor], Tensor], border: float) -> Tensor:
+def _doubled(image: Tensor, radius: int, axis: int, join: Callable[..., Tensor], border: float) -> Tensor:
     """`join` over a window of 2 radius + 1 pixels along an axis, from windows of 1, 2, 4, … pixels."""
     count, side = image.shape[axis], 2 * radius + 1
     window = functional.pad(image, (radius, radius) if axis == -1 else (0, 0, radius, radius), value=border)
-    width, found, covered = 1, window.narrow(axis, 0, count), 1
+    found = window.narrow(axis, 0, count).clone()
+    spare, width, covered = torch.empty_like(window), 1, 1
     while 2 * width <= side:
         length = window.shape[axis] - width
-        window = join(window.narrow(axis, 0, length), window.narrow(axis, width, length))
-        width *= 2
+        # Back and forth between two buffers: a processor spends longer on fetching new memory than on sums.
+        longer = spare.narrow(axis, 0, length)
+        join(window.narrow(axis, 0, length), window.narrow(axis, width, length), out=longer)
+        window, spare, width = longer, window, 2 * width
         if side & width:
-            found = join(found, window.narrow(axis, covered, count))
+            join(found, window.narrow(axis, covered, count), out=found)
             covered += width
     return found
