@@ -134,7 +134,7 @@ def measured_in(tree: Path, name: str) -> dict[str, float]:
     settings = {"PYTHONPATH": str(tree / "src"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, __file__, "HEAD", "--one", name]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **settings})
-    return json.loads(done.stdout)  # type: ignore[no-any-return]
+    return json.loads(done.stdout)
 
 
 def compare(tree: Path, name: str, repeats: int) -> dict[str, Any]:
