@@ -17,7 +17,7 @@ from texalign.loss.inputs import LARGEST_COLOUR, LossInputs
 from texalign.loss.likelihoods import ResidualCost, laplace_cost
 from texalign.prior import UVTextureEncoder
 from texalign.render import TexturedHandRenderer, check_values
-from texalign.surface import HandSurface
+from texalign.surface import HandSurface, same_atlas
 
 WHO = "DenseTextureAlignmentLoss"
 
@@ -75,7 +75,7 @@ class DenseTextureAlignmentLoss(Unscriptable, nn.Module):
         expect(max_grad > 0, WHO, "max_grad > 0", max_grad)
         mine = renderer.surface.atlas_id
         atlas = getattr(encoder, "atlas_id", mine)
-        expect(atlas == mine, WHO, f"an encoder for the renderer's atlas {mine}", f"one for atlas {atlas}")
+        expect(same_atlas(atlas, mine), WHO, f"an encoder for the renderer's atlas {mine}", f"one for atlas {atlas}")
         self.renderer = renderer
         self.encoder = encoder.requires_grad_(train_texture)
         self.token_count = token_count
