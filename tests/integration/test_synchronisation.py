@@ -214,7 +214,7 @@ def test_hamers_step_waits_only_for_lengths_of_lists(surface):
 
     model, batch = make_model(0), training_batch(2, 0)
     loss_fn = ta.DenseTextureAlignmentLoss(ta.TexturedHandRenderer(surface, 128), tiny_encoder(surface))
-    attachment = hamer.attach(model, loss_fn)
+    attachment = hamer.attach(model, loss_fn, weight=0.02)  # an automatic one is read in 20 batches
 
     def run():
         output = model.forward_step(batch, train=True)

@@ -23,7 +23,7 @@ from texalign.pretrain.provenance import trained_on, versions
 from texalign.pretrain.settings import VIEWS, PretrainSettings, step_generator
 from texalign.pretrain.subject import Subject
 from texalign.prior import UVTextureEncoder
-from texalign.surface import HandSurface
+from texalign.surface import HandSurface, same_atlas
 
 # How often the images of a hand share one texture, as with the encoder's `group`, and how often a sample shows nothing.
 GROUP_SHARE, EMPTY_SHARE = 0.25, 0.025
@@ -77,7 +77,7 @@ def pretrain(
     atlas_id = subject.surface.atlas_id
     if start is not None:
         wanted = f"start, an encoder for the surface's atlas {atlas_id}"
-        expect(start.atlas_id == atlas_id, "pretrain", wanted, f"one for atlas {start.atlas_id}")
+        expect(same_atlas(start.atlas_id, atlas_id), "pretrain", wanted, f"one for atlas {start.atlas_id}")
     _check_photographs(photographs, settings, subject)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
