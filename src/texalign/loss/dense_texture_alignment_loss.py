@@ -17,7 +17,7 @@ from texalign.loss.inputs import LARGEST_COLOUR, LossInputs
 from texalign.loss.likelihoods import ResidualCost, laplace_cost
 from texalign.prior import UVTextureEncoder
 from texalign.render import TexturedHandRenderer, check_values
-from texalign.surface import HandSurface
+from texalign.surface import HandSurface, same_atlas
 
 WHO = "DenseTextureAlignmentLoss"
 
@@ -75,7 +75,7 @@ class DenseTextureAlignmentLoss(Unscriptable, nn.Module):
         expect(max_grad > 0, WHO, "max_grad > 0", max_grad)
         mine = renderer.surface.atlas_id
         atlas = getattr(encoder, "atlas_id", mine)
-        expect(atlas == mine, WHO, f"an encoder for the renderer's atlas {mine}", f"one for atlas {atlas}")
+        expect(same_atlas(atlas, mine), WHO, f"an encoder for the renderer's atlas {mine}", f"one for atlas {atlas}")
         self.renderer = renderer
         self.encoder = encoder.requires_grad_(train_texture)
         self.token_count = token_count
@@ -103,6 +103,21 @@ class DenseTextureAlignmentLoss(Unscriptable, nn.Module):
         """
         renderer = TexturedHandRenderer(HandSurface.mano(), image_size)
         return cls(renderer, UVTextureEncoder.from_pretrained(), **options)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """Without a frozen prior, which its own files hold: a network's checkpoint does not grow by 6 MB."""
+        state: dict[str, Any] = super().state_dict(*args, **kwargs)
+        if not self.train_texture:
+            frozen = kwargs.get("prefix", "") + "encoder."
+            for name in [name for name in state if name.startswith(frozen)]:
+                del state[name]
+        return state
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        if not self.train_texture:  # what is not in the checkpoint stays
+            for name, value in self.encoder.state_dict(prefix=f"{prefix}encoder.").items():
+                state_dict.setdefault(name, value)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     @overload
     def forward(

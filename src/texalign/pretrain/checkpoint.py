@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import operator
 import pickle
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import torch
 
 from texalign._internal import expect
+from texalign.surface import same_atlas
 
 # What two runs in one folder must share, and how a message names it.
 FIXED = {"settings": "settings", "atlas_id": "surface", "started_from": "start", "photographs": "photographs"}
@@ -32,4 +34,5 @@ def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
 def expect_same_run(path: Path, state: dict[str, Any], fixed: dict[str, Any]) -> None:
     """Refuse to resume a checkpoint with another value of an entry of `FIXED`."""
     for name, text in FIXED.items():
-        expect(state[name] == fixed[name], "pretrain", f"the {text} of {path}, {state[name]}", fixed[name])
+        same = same_atlas if name == "atlas_id" else operator.eq
+        expect(same(state[name], fixed[name]), "pretrain", f"the {text} of {path}, {state[name]}", fixed[name])

@@ -8,20 +8,20 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from texalign._internal import expect, expect_same_device, expect_tensor
+from texalign._internal import Unscriptable, expect, expect_same_device, expect_tensor
 from texalign.prior import weights as weight_files
 from texalign.prior.atlas_cells import AtlasCells
 from texalign.prior.blocks import Decoder, Reading, SelfAttention
 from texalign.prior.observation_features import FREQUENCIES, centre_colours, fourier_features, pool_observations
 from texalign.prior.weights import WHO
 from texalign.render import UVObservations
-from texalign.surface import HandSurface
+from texalign.surface import HandSurface, same_atlas
 
 # Standard deviations between 0.018 and 1 of the range of a colour.
 LOG_VARIANCE = (-8.0, 0.0)
 
 
-class UVTextureEncoder(nn.Module):
+class UVTextureEncoder(Unscriptable, nn.Module):
     """The texture prior: completes what an image shows of a hand to a whole texture.
 
     Observations become tokens (Fourier features of uv, and the colour's deviation from the sample's mean). One query
@@ -209,7 +209,7 @@ class UVTextureEncoder(nn.Module):
             atlas_id = config["atlas_id"]
             wanted = atlas_id if surface is None else surface.atlas_id
             got = f"weights for atlas {atlas_id} in {weights_path}"
-            expect(atlas_id == wanted, WHO, f"weights for the surface's atlas {wanted}", got)
+            expect(same_atlas(atlas_id, wanted), WHO, f"weights for the surface's atlas {wanted}", got)
             try:
                 encoder = cls(AtlasCells(atlas_id, tuple(config["cells"])), **config["architecture"])
             except (TypeError, ValueError) as error:

@@ -1,7 +1,7 @@
 """A hand's topology and its UV atlas."""
 
 from texalign.surface.hand_surface import SEAM, SEAM_EXPECTED, HandSurface, TexelMap, vertex_normals
-from texalign.surface.topology import relative_winding, twin_edges
+from texalign.surface.topology import relative_winding, same_atlas, twin_edges
 
 __all__ = [
     "SEAM",
@@ -9,6 +9,7 @@ __all__ = [
     "HandSurface",
     "TexelMap",
     "relative_winding",
+    "same_atlas",
     "twin_edges",
     "vertex_normals",
 ]

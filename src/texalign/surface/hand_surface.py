@@ -11,7 +11,7 @@ from torch.nn import functional
 from texalign._internal import computes_constants, expect, expect_same_device, expect_tensor, hand_asset
 from texalign.rasterize import select_backend
 from texalign.surface.obj import read_obj
-from texalign.surface.topology import atlas_digest, boundary_loops, check_topology, relative_winding, twin_edges
+from texalign.surface.topology import atlas_identity, boundary_loops, check_topology, relative_winding, twin_edges
 
 # So many boundary vertices at places of others are no accident.
 SEAM = 4
@@ -53,10 +53,10 @@ class HandSurface(nn.Module):
         twins: (F, 3) int64: edge i of a face lies opposite its corner i; here is the number 3·face + edge that the same
             edge has in the face across it, -1 at the boundary.
         boundary_loops: closed loops of boundary vertices, as tuples of indices; MANO's open wrist is one of 16.
-        atlas_id: 16 hexadecimal digits of which vertices lie where in the atlas. Weights of a texture prior belong to
-            one atlas. Another layout, or the same one on other vertices, has another id; the order of faces and of
-            their corners, the winding of all of them (so the side of the hand), the numbering of uv and faces without
-            area in the atlas (a cap over the wrist) do not matter.
+        atlas_id: text that says which vertices lie where in the atlas. Weights of a texture prior belong to one atlas.
+            Another layout, or the same one on other vertices, has another id; the order of faces and of their corners,
+            the winding of all of them (so the side of the hand), the numbering of uv and faces without area in the
+            atlas (a cap over the wrist) do not matter. `same_atlas` compares two, up to the rounding of files.
 
     Raises:
         ValueError: an index out of range, a face that repeats a vertex, uv outside [0, 1], an edge shared by three
@@ -82,7 +82,7 @@ class HandSurface(nn.Module):
         face_array, uv_face_array = face_array.astype(np.int64), uv_face_array.astype(np.int64)
         self.is_right = bool(is_right)
         self.boundary_loops = boundary_loops(face_array)
-        self.atlas_id = atlas_digest(face_array, uv_array, uv_face_array)
+        self.atlas_id = atlas_identity(face_array, uv_array, uv_face_array)
         arrays = {
             "faces": face_array,
             "uv": uv_array,
