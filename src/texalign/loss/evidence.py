@@ -23,7 +23,7 @@ SCALE_FACTOR = 2.0
 INTERIOR_SHARE = 0.6
 # Pixels of a batch that are worked on together on a CPU: a dozen arrays of them fit its cache, and are not handed back
 # to the system and fetched again, page by page, at every operation.
-PIXELS_AT_ONCE = 2**18
+PIXELS_AT_ONCE = 2**17
 # Fewer pixels than this are no hand, and no segmentation.
 MINIMUM_PIXELS = 16
 
