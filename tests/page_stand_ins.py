@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torch import nn
 import texalign as ta
 from texalign import synthetic
 from texalign.hand import HandModel, sample_pose
+from texalign.viz import save_png
 
 Names = dict[str, Any]
 
@@ -85,7 +88,15 @@ def your_network() -> Names:
         rows = [torch.stack([angles.cos(), -angles.sin()], 1), torch.stack([angles.sin(), angles.cos()], 1)]
         return torch.cat([1.5 * torch.stack(rows, 1), shift], dim=2), intrinsics(2)
 
+    def by_hand(vertices, camera, rotation, img2bb_trans, K):
+        """Where the recipe's camera sees vertices, and where the loader's own transform puts them."""
+        points = vertices + torch.tensor([0.0, 0.0, 0.5])
+        photograph = ta.PinholeCamera.from_intrinsics(K, pixel_offset=0.5).project(points)
+        expected = photograph @ img2bb_trans[:, :, :2].transpose(1, 2) + img2bb_trans[:, None, :, 2]
+        return camera.project(points @ rotation.transpose(1, 2)), expected
+
     return {
+        "by_hand": by_hand,
         "network_input": (batch.image - mean) / std,
         "K": K,
         "pred_translation": batch.joints[:, 0].clone().requires_grad_(),
@@ -175,6 +186,9 @@ def troubleshooting() -> Names:
 
 def photographs() -> Names:
     hands = generated(2, 128, seed=1)
+    save_png("photo.png", hands.image[0])
+    save_png("mask.png", hands.mask[0].expand(3, -1, -1))
+    Path("keypoints.json").write_text(json.dumps({"hand": "left", "keypoints": hands.keypoints[0].tolist()}))
     return {"vertices": hands.vertices, "camera": hands.camera, "image": hands.image}
 
 
