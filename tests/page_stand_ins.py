@@ -188,7 +188,8 @@ def photographs() -> Names:
     hands = generated(2, 128, seed=1)
     save_png("photo.png", hands.image[0])
     save_png("mask.png", hands.mask[0].expand(3, -1, -1))
-    Path("keypoints.json").write_text(json.dumps({"hand": "left", "keypoints": hands.camera.project(hands.joints)[0].tolist()}))
+    keypoints = hands.camera.project(hands.joints)[0].tolist()
+    Path("keypoints.json").write_text(json.dumps({"hand": "left", "keypoints": keypoints}))
     return {"vertices": hands.vertices, "camera": hands.camera, "image": hands.image}
 
 

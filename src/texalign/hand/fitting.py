@@ -65,6 +65,13 @@ def fit_to_joints(model: HandModel, joints: Tensor, steps: int = 400) -> HandPar
 
     Raises:
         TypeError, ValueError: joints of another type or shape.
+
+    Example:
+        >>> model = HandModel()
+        >>> joints = model.joints(torch.zeros(1, 16, 3)) + torch.tensor([0.0, 0.0, 0.5])
+        >>> fitted = pose_hand(model, fit_to_joints(model, joints, steps=100)).joints
+        >>> bool((fitted - joints).norm(dim=-1).mean() < 0.005)  # metres
+        True
     """
     expect_tensor(joints, "fit_to_joints", "joints")
     expect(joints.shape[1:] == (21, 3), "fit_to_joints", "joints (B, 21, 3)", tuple(joints.shape))

@@ -24,6 +24,11 @@ def contact_sheet(
 
     Returns:
         One image (3, height, width).
+
+    Example:
+        >>> row = [torch.zeros(3, 64, 64), torch.ones(3, 64, 64)]
+        >>> contact_sheet([row, row]).shape
+        torch.Size([3, 128, 128])
     """
     expect(len(rows) > 0 and len(rows[0]) > 0, "contact_sheet", "at least one image", [len(row) for row in rows])
     columns, shape = max(len(row) for row in rows), rows[0][0].shape
