@@ -15,7 +15,7 @@ def background_cost(image: Tensor, outside: Tensor, uniform: float = 0.1) -> Ten
     so that a colour never seen in the background costs −ln(uniform). Detached.
     """
     with torch.no_grad():
-        position = image.clamp(0, 1) * BINS
+        position = image.clamp(0, 1).mul_(BINS)
         cells = _number(position.floor().clamp_(max=BINS - 1)).clamp_(0, BINS**3 - 1)
         counts = image.new_zeros(len(image), BINS**3).scatter_add_(1, cells, outside.flatten(1))
         cube = counts.reshape(-1, BINS, BINS, BINS)
@@ -34,10 +34,13 @@ def _number(cell: Tensor) -> Tensor:
 
 
 def _read(table: Tensor, position: Tensor) -> Tensor:
-    """Trilinear interpolation (B, H·W) in flat cubes (B, 16³) whose cells have their centres at 0.5, 1.5, …"""
-    position = (position - 0.5).clamp_(0, BINS - 1)
+    """Trilinear interpolation (B, H·W) in flat cubes (B, 16³) whose cells have their centres at 0.5, 1.5, …
+
+    Overwrites `position` (B, 3, H, W).
+    """
+    position.sub_(0.5).clamp_(0, BINS - 1)
     low = position.floor().clamp_(max=BINS - 2)
-    red, green, blue = (position - low).flatten(2).unbind(1)
+    red, green, blue = position.sub_(low).flatten(2).unbind(1)
     # A colour that is not a number must not index outside the table.
     first = _number(low).clamp_(0, BINS**3 - BINS**2 - BINS - 2)
 

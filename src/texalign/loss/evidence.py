@@ -23,7 +23,7 @@ SCALE_FACTOR = 2.0
 INTERIOR_SHARE = 0.6
 # Pixels of a batch that are worked on together on a CPU: a dozen arrays of them fit its cache, and are not handed back
 # to the system and fetched again, page by page, at every operation.
-PIXELS_AT_ONCE = 2**17
+PIXELS_AT_ONCE = 2**18
 # Fewer pixels than this are no hand, and no segmentation.
 MINIMUM_PIXELS = 16
 
@@ -113,7 +113,7 @@ def _hypotheses(
     gain, offset = fit_colour(colour, image, known)
     fitted = torch.addcmul(offset, colour, gain)
     scale = SCALE_FACTOR * laplace_scale((fitted - image).abs_(), known)
-    outside = (1 - dilate(coverage, 3 * radius)) * region
+    outside = (1 - dilate(coverage, 3 * radius)).mul_(region)
     if mask is not None:
         # Skin that the mesh misses is not background; a mask that leaves none is no segmentation.
         without_skin = outside * (1 - mask)
