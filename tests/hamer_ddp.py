@@ -50,7 +50,8 @@ def main(kind: str, folder: str) -> None:
     handle.detach()
     ends = {"network": model.get_parameters(), "prior": loss_fn.encoder.parameters()}
     ended = {name: torch.cat([p.detach().flatten() for p in parameters]) for name, parameters in ends.items()}
-    torch.save({**ended, "skipped": handle.skipped, "batches": handle.batches}, Path(folder) / f"{rank}.pt")
+    counts = {"skipped": handle.skipped, "batches": handle.batches, "weight": handle.weight}
+    torch.save({**ended, **counts}, Path(folder) / f"{rank}.pt")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -61,7 +61,7 @@ class TextureTrainer(pl.Trainer):
 
 def attached(
     model: Any,
-    weight: float = hamer.DEFAULT_WEIGHT,
+    weight: float | Literal["auto"] = "auto",
     warm_up: int = 0,
     image_size: int = 256,
     train_texture: bool = False,
@@ -73,7 +73,7 @@ def attached(
     Args:
         model: a `hamer.models.HAMER`.
         weight: of the texture's loss, see `texalign.adapters.hamer.attach`.
-        warm_up: batches over which the weight rises from 0.
+        warm_up: batches over which a given weight rises from 0, or before which an automatic one is 0.
         image_size: pixels of the renderer: the model's 256, or an integer fraction of it.
         train_texture: whether the prior goes on learning.
         recompute_vertices: run the hand layer once more, in float32.

@@ -5,7 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
 from texalign.camera import PinholeCamera
-from texalign.loss import DenseTextureAlignmentLoss, LossDetails
+from texalign.loss import DenseTextureAlignmentLoss, LossDetails, balanced_weight
 from texalign.prior import UVTextureEncoder
 from texalign.render import Rendering, TexturedHandRenderer, UVObservations
 from texalign.surface import HandSurface
@@ -24,6 +24,7 @@ __all__ = [
     "TexturedHandRenderer",
     "UVObservations",
     "UVTextureEncoder",
+    "balanced_weight",
 ]
 
 _MODULES = (

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 import texalign as ta
 from texalign.adapters import IMAGENET_MEAN, IMAGENET_STD
 from texalign.adapters import hamer as adapter
+from texalign.adapters.hamer.measured_weight import MEASURED_BATCHES
 from texalign.adapters.hamer.wrapped_method import WrappedMethod
 
 pytest_plugins = ("real_hamer",)  # the fixtures
@@ -229,7 +230,7 @@ def test_another_wrapper_below_is_kept_and_one_above_must_go_first(hamer, loss_o
 def test_the_models_random_numbers_are_those_it_had_without(hamer, loss_of):
     model, batch = hamer.make_model(0), hamer.training_batch(2, seed=1)
     output = predicted(hamer, batch)
-    handle = adapter.attach(model, loss_of(token_count=64))
+    handle = adapter.attach(model, loss_of(token_count=64), weight=1.0)
     torch.manual_seed(0)
     first_value = model.compute_loss(batch, output, train=True)
     drawn = torch.rand(1)
@@ -237,7 +238,7 @@ def test_the_models_random_numbers_are_those_it_had_without(hamer, loss_of):
     assert torch.equal(torch.rand(1), drawn)
     assert model.compute_loss(batch, output, train=True) != first_value  # another draw, of its own
     handle.detach()
-    adapter.attach(model, loss_of(token_count=64))
+    adapter.attach(model, loss_of(token_count=64), weight=1.0)
     assert torch.equal(model.compute_loss(batch, output, train=True), first_value)
 
 
@@ -353,16 +354,20 @@ def change_of_the_prior(handle, model, batch, output, scale=1.0):
 def test_the_prior_learns_alike_under_any_weight_and_loss_scale(stand_in_hamer, loss_of):
     batch = stand_in_hamer.training_batch(2, seed=1)
     changes = []
-    for weight, scale in ((1.0, 1.0), (0.01, 65536.0)):
+    for weight, scale in ((1.0, 1.0), (0.01, 65536.0), ("auto", 1.0)):
         model, output = stand_in_hamer.make_model(0), leaves(predicted(stand_in_hamer, batch))
+        output["pred_keypoints_2d"] = output["pred_keypoints_2d"] + output["pred_cam"].sum()
         loss_fn = loss_of(train_texture=True, token_count=ALL)
         descent = torch.optim.SGD(loss_fn.encoder.parameters(), lr=1e-3)
         handle = adapter.attach(model, loss_fn, weight=weight, texture_optimizer=descent)
         changes.append(change_of_the_prior(handle, model, batch, output, scale))
+        if weight == "auto":
+            assert handle.weight > 0
     assert changes[0].norm() > 1e-6
     # A change is a difference of parameters up to 4, each rounded to 2⁻²³ of that; the sums behind it round as well.
     ulp = 2.0**-22 * float(max(p.detach().abs().max() for p in loss_fn.encoder.parameters()))
-    torch.testing.assert_close(changes[0], changes[1], rtol=0, atol=ulp + 1e-2 * float(changes[0].abs().max()))
+    for change in changes[1:]:
+        torch.testing.assert_close(changes[0], change, rtol=0, atol=ulp + 1e-2 * float(changes[0].abs().max()))
 
 
 def test_the_prior_does_not_learn_from_validation_or_from_overflow(stand_in_hamer, loss_of):
@@ -387,6 +392,7 @@ def test_under_ddp_both_processes_keep_the_same_network_and_prior(hamer, prior, 
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     assert first["batches"] == second["batches"] == 3
     assert first["skipped"] == 0 and second["skipped"] == 2
+    assert first["weight"] == second["weight"] > 0
     for name in ("network", "prior"):
         torch.testing.assert_close(first[name], second[name], atol=1e-7, rtol=1e-6)
     before = torch.cat([p.detach().flatten() for p in prior.parameters()])
@@ -394,13 +400,64 @@ def test_under_ddp_both_processes_keep_the_same_network_and_prior(hamer, prior, 
     assert (tmp_path / "last.ckpt.texalign.pt").is_file()
 
 
+def strengths(model, handle, batch):
+    """Medians over samples of the two losses' gradient norms at what the model predicts."""
+    output = model.forward_step(batch, train=True)
+    at = [*output["pred_mano_params"].values(), output["pred_cam"]]
+    texture = handle.loss_fn(*handle.loss_inputs(batch, output)).sum()
+    handle.detach()
+    own = model.compute_loss(batch, output, train=True)
+    medians = []
+    for loss in (texture, own):
+        found = torch.autograd.grad(loss, at, retain_graph=True, allow_unused=True)
+        norms = torch.cat([part.flatten(1) for part in found if part is not None], dim=1).norm(dim=1)
+        medians.append(norms.quantile(0.5))
+    return medians
+
+
+def test_an_automatic_weight_balances_the_gradients(hamer, loss_of):
+    model, batch = hamer.make_model(0), hamer.training_batch(3, seed=1)
+    handle = adapter.attach(model, loss_of(token_count=ALL, reduction="none"), ratio=0.25, warm_up=1)
+    for expected in (0, 1):
+        output = model.forward_step(batch, train=True)
+        model.compute_loss(batch, output, train=True)
+        assert (handle.weight > 0) == (output["losses"]["texture_weight"] > 0) == expected
+    weight = handle.weight
+    texture, own = strengths(model, handle, batch)
+    torch.testing.assert_close(weight * texture, 0.25 * own)
+
+
+def test_an_automatic_weight_is_the_median_of_the_first_batches_and_then_fixed(stand_in_hamer, loss_of, tmp_path):
+    model = stand_in_hamer.make_model(0)
+    handle = adapter.attach(model, loss_of(token_count=64))
+    weights = []
+    for seed in range(MEASURED_BATCHES + 2):
+        batch = stand_in_hamer.training_batch(2, seed=seed)
+        if seed == 1:
+            model.compute_loss(batch, stand_in_hamer.truth(batch), train=True)  # nothing to differentiate
+            assert handle.weight == weights[0]
+        model.compute_loss(batch, model.forward_step(batch), train=False)
+        assert handle.weight == (weights[-1] if weights else 0)  # validation measures nothing
+        model.compute_loss(batch, model.forward_step(batch), train=True)
+        weights.append(handle.weight)
+        if seed == 4:
+            handle.save(tmp_path / "five.pt")
+    assert len(set(weights[:5])) > 1 and len(set(weights[MEASURED_BATCHES - 1 :])) == 1
+    again = adapter.attach(stand_in_hamer.make_model(0), loss_of(token_count=64))
+    again.load(tmp_path / "five.pt")
+    assert again.weight == weights[4]
+    given = adapter.attach(stand_in_hamer.make_model(0), loss_of(token_count=64), weight=0.5)
+    given.load(tmp_path / "five.pt")
+    assert given.weight == 0.5
+
+
 def test_save_and_load_in_a_plain_loop(stand_in_hamer, loss_of, tmp_path):
     model, batch = stand_in_hamer.make_model(0), stand_in_hamer.training_batch(2, seed=1)
-    handle = adapter.attach(model, loss_of(train_texture=True, token_count=64), warm_up=9)
+    handle = adapter.attach(model, loss_of(train_texture=True, token_count=64), weight=0.02, warm_up=9)
     model.compute_loss(batch, leaves(predicted(stand_in_hamer, batch))).backward()
     handle.save(tmp_path / "texture.pt")
     other_model = stand_in_hamer.make_model(0)
-    other = adapter.attach(other_model, loss_of(train_texture=True, token_count=64), warm_up=9)
+    other = adapter.attach(other_model, loss_of(train_texture=True, token_count=64), weight=0.02, warm_up=9)
     other.load(tmp_path / "texture.pt")
     assert other.batches == 1
     values = [m.compute_loss(batch, predicted(stand_in_hamer, batch)) for m in (model, other_model)]
@@ -423,6 +480,8 @@ def test_what_cannot_be_attached_is_said(stand_in_hamer, loss_of, prior):
         ((nn.Linear(1, 1), loss_fn), {}, "a model with compute_loss, got Linear; if it is wrapped"),
         ((model, loss_of(96)), {}, r"a renderer of size 256, or an integer fraction of it, got \(96, 96\)"),
         ((model, loss_fn), {"weight": float("nan")}, "weight >= 0"),
+        ((model, loss_fn), {"weight": "Auto"}, 'weight >= 0, or "auto", got Auto'),
+        ((model, loss_fn), {"ratio": 0.0}, "ratio > 0"),
         ((model, loss_fn), {"texture_optimizer": descent}, "train_texture=True, with an optimiser"),
         ((bare, loss_fn), {}, r"cfg\.EXTRA\.FOCAL_LENGTH and cfg\.MODEL\.IMAGE_SIZE"),
         ((without_hand, loss_fn), {"recompute_vertices": True}, "mano or smpl, for recompute_vertices, got neither"),

@@ -8,6 +8,7 @@ from texalign.loss.forearm import beyond_wrist
 from texalign.loss.inputs import LossInputs
 from texalign.loss.likelihoods import ResidualCost, hand_cost, laplace_cost
 from texalign.loss.watch import LossWatch, Sighting
+from texalign.loss.weight_balance import balanced_weight
 
 __all__ = [
     "EVIDENCE_LIMIT",
@@ -19,6 +20,7 @@ __all__ = [
     "ResidualCost",
     "Sighting",
     "background_cost",
+    "balanced_weight",
     "beyond_wrist",
     "dilation_radius",
     "hand_cost",

@@ -104,6 +104,21 @@ class DenseTextureAlignmentLoss(Unscriptable, nn.Module):
         renderer = TexturedHandRenderer(HandSurface.mano(), image_size)
         return cls(renderer, UVTextureEncoder.from_pretrained(), **options)
 
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """Without a frozen prior, which its own files hold: a network's checkpoint does not grow by 6 MB."""
+        state: dict[str, Any] = super().state_dict(*args, **kwargs)
+        if not self.train_texture:
+            frozen = kwargs.get("prefix", "") + "encoder."
+            for name in [name for name in state if name.startswith(frozen)]:
+                del state[name]
+        return state
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        if not self.train_texture:  # what is not in the checkpoint stays
+            for name, value in self.encoder.state_dict(prefix=f"{prefix}encoder.").items():
+                state_dict.setdefault(name, value)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     @overload
     def forward(
         self,
@@ -233,7 +248,7 @@ class DenseTextureAlignmentLoss(Unscriptable, nn.Module):
                 visible = ~(rendering.dropped | unreadable | hidden)
                 reasons |= {"hidden": hidden & ~rendering.dropped, "inside out": unseen & visible}
                 self._look_at_first_batch(given, skipped, reasons)
-            per_sample = bound.leave(torch.where(skipped, found.per_sample * 0, found.per_sample))
+            per_sample = bound.leave(found.per_sample.masked_fill(skipped, 0))
         return LossDetails(
             per_sample=per_sample,
             texture=texture.detach(),

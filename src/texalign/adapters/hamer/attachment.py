@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,25 +15,24 @@ from torch.optim import Optimizer
 
 from texalign._internal import expect, write_whole
 from texalign.adapters.hamer.inputs import loss_inputs, shrunk
+from texalign.adapters.hamer.measured_weight import MeasuredWeight
 from texalign.adapters.hamer.prior_training import PriorTraining
 from texalign.adapters.hamer.wrapped_method import WrappedMethod
 from texalign.adapters.inputs import IMAGENET_MEAN, IMAGENET_STD
 from texalign.loss import DenseTextureAlignmentLoss, LossDetails, LossInputs
 
-# At HaMeR's own loss weights the texture then pulls at the vertices half as hard as the keypoints do, on hands that are
-# nearly right and on misplaced ones: benchmarks/hamer_weight.py.
-DEFAULT_WEIGHT = 0.02
 SUFFIX = ".texalign.pt"
 
 
 def attach(
     model: Any,
     loss_fn: DenseTextureAlignmentLoss,
-    weight: float = DEFAULT_WEIGHT,
+    weight: float | Literal["auto"] = "auto",
     warm_up: int = 0,
     pixel_offset: float = 0.5,
     recompute_vertices: bool = False,
     texture_optimizer: Optimizer | None = None,
+    ratio: float = 0.5,
 ) -> HamerAttachment:
     """Add the texture's loss to a HaMeR model's own, until the handle's `detach()`.
 
@@ -52,20 +51,23 @@ def attach(
             ``compute_loss(batch, output, train)`` and their ``cfg``.
         loss_fn: its renderer's size is the model's image size or an integer fraction of it, for speed. Its `reduction`
             plays no part here. Its ``train_texture=True`` also trains the prior, by an optimiser of its own.
-        weight: of the texture's loss. The default is derived in the documentation, for HaMeR's own loss weights.
-        warm_up: batches over which the weight rises from 0, by the handle's own count (HaMeR's `global_step` advances
-            twice a batch).
+        weight: of the texture's loss. ``"auto"``: the median of `balanced_weight` over the first 20 batches after
+            `warm_up`, the same on every process, saved with the checkpoint and fixed from then on.
+        warm_up: batches over which a given weight rises from 0, or before which an automatic one is 0, by the handle's
+            own count (HaMeR's `global_step` advances twice a batch).
         pixel_offset: added to the principal point, pixels of the model's image: 0.5 where annotations' integer
             coordinates are pixel centres, as in HaMeR's crops; 0 where they are pixel corners.
         recompute_vertices: run the hand layer again in float32, from the predicted pose and shape. Under bfloat16
             autocast the model's own vertices are rounded by up to a millimetre.
         texture_optimizer: of the prior's parameters, for ``train_texture=True``; the default is AdamW at 1e-4.
+        ratio: for ``weight="auto"``: of the texture's gradient to that of the model's own loss, at the predicted pose,
+            shape and camera.
 
     Raises:
         TypeError: `loss_fn` is not a `DenseTextureAlignmentLoss`.
         ValueError: the model lacks something, is attached already, or has another image size.
     """
-    return HamerAttachment(model, loss_fn, weight, warm_up, pixel_offset, recompute_vertices, texture_optimizer)
+    return HamerAttachment(model, loss_fn, weight, warm_up, pixel_offset, recompute_vertices, texture_optimizer, ratio)
 
 
 class HamerAttachment:
@@ -73,7 +75,8 @@ class HamerAttachment:
 
     Attributes:
         loss_fn: the loss; moved to the device of the model's output when it is first called.
-        weight: of the texture's loss, after warm-up. May be changed at any time.
+        weight: of the texture's loss, after warm-up; an automatic one is 0 until its first batch. May be changed at any
+            time, an automatic one once it is fixed.
         batches: training batches seen.
     """
 
@@ -81,11 +84,12 @@ class HamerAttachment:
         self,
         model: Any,
         loss_fn: DenseTextureAlignmentLoss,
-        weight: float,
+        weight: float | Literal["auto"],
         warm_up: int,
         pixel_offset: float,
         recompute_vertices: bool,
         texture_optimizer: Optimizer | None,
+        ratio: float,
     ) -> None:
         if not isinstance(loss_fn, DenseTextureAlignmentLoss):
             kind = type(loss_fn).__name__
@@ -98,7 +102,9 @@ class HamerAttachment:
         drawn = (loss_fn.renderer.height, loss_fn.renderer.width)
         fits = drawn[0] == drawn[1] and size % drawn[0] == 0
         expect(fits, "attach", f"a renderer of size {size}, or an integer fraction of it", drawn)
-        expect(math.isfinite(weight) and weight >= 0, "attach", "a finite weight >= 0", weight)
+        usable = weight == "auto" or (not isinstance(weight, str) and math.isfinite(weight) and weight >= 0)
+        expect(usable, "attach", 'a finite weight >= 0, or "auto"', weight)
+        expect(math.isfinite(ratio) and ratio > 0, "attach", "a finite ratio > 0", ratio)
         expect(warm_up >= 0, "attach", "warm_up >= 0", warm_up)
         if recompute_vertices:
             expect(_layer(model) is not None, "attach", "a model with mano or smpl, for recompute_vertices", "neither")
@@ -106,7 +112,8 @@ class HamerAttachment:
             texture_optimizer is None or loss_fn.train_texture, "attach", "train_texture=True, with an optimiser", False
         )
         self.loss_fn = loss_fn
-        self.weight = float(weight)
+        self._measured = MeasuredWeight(ratio) if weight == "auto" else None
+        self.weight = 0.0 if weight == "auto" else float(weight)
         self.warm_up = int(warm_up)
         self.batches = 0
         self._model = model
@@ -146,9 +153,11 @@ class HamerAttachment:
             self._wrapped.pop()
 
     def state_dict(self) -> dict[str, Any]:
-        """The count of batches, the state of the draw and, with ``train_texture``, the prior and its optimiser."""
+        """The count of batches, the state of the draw, a measured weight, a trained prior and its optimiser."""
         draw = self._draw_state if self._generator is None else self._generator.get_state()
         state: dict[str, Any] = {"batches": self.batches, "skipped": self.skipped, "draw": draw}
+        if self._measured is not None:
+            state["weight"], state["measured"] = self.weight, list(self._measured.values)
         if self._prior is not None:
             state["optimizer"] = self._prior.state_dict()
             state["encoder"] = self.loss_fn.encoder.state_dict()
@@ -171,6 +180,8 @@ class HamerAttachment:
         self._skipped = torch.tensor(int(state["skipped"]))
         self._draw_state = state["draw"]
         self._generator = None
+        if self._measured is not None and "measured" in state:  # a weight that was given now comes before a saved one
+            self.weight, self._measured.values = float(state["weight"]), list(state["measured"])
         if self._prior is not None:
             self.loss_fn.encoder.load_state_dict(state["encoder"])
             self._prior.load_state_dict(state["optimizer"])
@@ -199,12 +210,15 @@ class HamerAttachment:
         own = original(batch, output, train)
         _, details = self.loss_fn(*inputs, generator=self._drawing_on(device), return_details=True)
         texture = details.per_sample.sum()
+        if train:
+            self.batches += 1
+        if self._measured is not None and train and self.batches > self.warm_up and not self._measured.finished:
+            self.weight = self._measured.measure(texture, own, output) or 0.0
+        # After the measurement, whose gradients are not the step's.
         if train and self._prior is not None and texture.requires_grad:
             self._prior.follow(texture)
         weight = self.weight
-        if train:
-            self.batches += 1
-        if self.warm_up:
+        if self._measured is None and self.warm_up:
             weight *= min(1.0, self.batches / self.warm_up)
         total = own + weight * texture
         skipped = details.skipped.sum()
