@@ -85,19 +85,7 @@ def weight_at_one(people: People, labels: Tensor, start: HandParameters, term: T
     hand = pose_hand(model, parameters)
     others = keypoint_objective(model, people.photographs.camera, labels, KEYPOINT_SCALE)(parameters, hand)
     at = (parameters.angles, parameters.orientation, parameters.translation)
-    return balanced_weight(term(people)(hand), others, at, ratio=1.0).item()
-
-
-def balanced_weight(texture_loss: Tensor, other_losses: Tensor, at: tuple[Tensor, ...], ratio: float) -> Tensor:
-    """Stand-in until the library's own."""
-
-    def norms(loss: Tensor) -> Tensor:
-        gradients = torch.autograd.grad(loss.sum(), at, retain_graph=True)
-        return torch.cat([gradient.flatten(1) for gradient in gradients], dim=1).norm(dim=1)
-
-    texture, others = norms(texture_loss), norms(other_losses)
-    kept = torch.isfinite(texture) & (texture > 0)
-    return ratio * others[kept].median() / texture[kept].median()
+    return ta.balanced_weight(term(people)(hand), others, at, ratio=1.0).item()
 
 
 def fitted(people: People, labels: Tensor, start: HandParameters, term: Term | None, weight: float) -> HandParameters:
