@@ -42,9 +42,9 @@ NOISY = "detector + noise"
 LABELS = {NOISY: 1, "detector": None}
 BUNDLED = "+ loss, bundled prior"
 # What the ratio is chosen on, and what the final tables are of: other people, and other frames of the video.
-TUNING_HGR, TUNING_SLD, TUNING_FRAMES, TUNING_SEED = (1, 2), range(1, 21), range(0, 298, 19), 30_000
-HGR, SLD, FRAMES = (0, 3, 4, 5, 6, 7), range(21, 159, 3), range(318, 398, 4)
-EACH_HGR, EACH_SLD = 8, 1
+# Of hgr several photographs a person, of sld one.
+TUNING_HGR, TUNING_EACH, TUNING_SLD, TUNING_FRAMES, TUNING_SEED = (1, 2), 8, range(1, 21), range(0, 298, 19), 30_000
+HGR, EACH, SLD, FRAMES = (0, 3, 4, 5, 6, 7), 6, range(21, 159, 4), range(318, 398, 4)
 WORST = 10
 Tables = dict[str, list[dict[str, Any]]]
 
@@ -97,18 +97,16 @@ class AcrossPeople:
 
     def settings(self, section: str) -> dict[str, Any]:
         """What a section's tables are of, for the record."""
-        if section == "ratios":
-            chosen = {"hgr": TUNING_HGR, "sld": TUNING_SLD, "frames": TUNING_FRAMES, "seed of generated": TUNING_SEED}
-        else:
-            chosen = {"hgr": HGR, "sld": SLD, "frames": FRAMES}
-        each = {"hgr": EACH_HGR, "sld": EACH_SLD}
-        people = {name: list(value) if isinstance(value, Iterable) else value for name, value in chosen.items()}
-        ratios = RATIOS if section == "ratios" else [RATIO]
-        return {"people and frames": people, "photographs a person": each, "ratios": list(ratios)}
+        tuned = section == "ratios"
+        hgr, each, sld, frames = (
+            (TUNING_HGR, TUNING_EACH, TUNING_SLD, TUNING_FRAMES) if tuned else (HGR, EACH, SLD, FRAMES)
+        )
+        chosen = {"hgr": list(hgr), "of each of hgr": each, "sld": list(sld), "frames": list(frames)}
+        return chosen | {"ratios": list(RATIOS) if tuned else [RATIO], "seeds of the labels' noise": LABELS[NOISY]}
 
     def ratio_tables(self) -> Tables:
         """By set: the bundled prior at every ratio, by noisy labels, on the people that it is chosen on."""
-        sets = self._sets(TUNING_HGR, TUNING_SLD, TUNING_FRAMES)
+        sets = self._sets(TUNING_HGR, TUNING_EACH, TUNING_SLD, TUNING_FRAMES)
         sets["generated"] = generated(CHUNK, self.renderer.height, TUNING_SEED)
         runs = {name: self._run(name, people, NOISY, [BUNDLED], RATIOS) for name, people in sets.items()}
         return {f"{name}, {NOISY}": arm_table(run.errors, run.weights, run.people) for name, run in runs.items()}
@@ -116,7 +114,7 @@ class AcrossPeople:
     def final_tables(self) -> Tables:
         """All arms at the chosen ratio by set and labels, the bundled prior by skin, and the worst photographs."""
         tables: Tables = {}
-        for name, people in self._sets(HGR, SLD, FRAMES).items():
+        for name, people in self._sets(HGR, EACH, SLD, FRAMES).items():
             runs = {labels: self._run(name, people, labels, list(self.terms), [RATIO]) for labels in LABELS}
             for labels, run in runs.items():
                 tables[f"{name}, {labels}"] = arm_table(run.errors, run.weights, people)
@@ -124,11 +122,11 @@ class AcrossPeople:
             tables[f"{name}, the worst"] = self._worst(name, runs)
         return tables
 
-    def _sets(self, hgr: Iterable[int], sld: Iterable[int], frames: Iterable[int]) -> dict[str, People]:
+    def _sets(self, hgr: Iterable[int], each: int, sld: Iterable[int], frames: Iterable[int]) -> dict[str, People]:
         renderer, keep = self.renderer, self.keep
         sets = {
-            "hgr": read_people(self.folder / "hgr", hgr, EACH_HGR, renderer, keep, padded=True),
-            "sld": read_people(self.folder / "sld", sld, EACH_SLD, renderer, keep),
+            "hgr": read_people(self.folder / "hgr", hgr, each, renderer, keep, padded=True),
+            "sld": read_people(self.folder / "sld", sld, 1, renderer, keep),
         }
         if self.video is not None:
             sets["video"] = read_frames(self.video, frames, renderer, keep)

@@ -103,7 +103,7 @@ def test_skin_is_sorted_from_light_to_dark(hands):
 def test_the_tables_of_a_run_and_the_same_again_without_a_fit(tmp_path, renderer, monkeypatch):
     for name, person in (("hgr", [0, 0, 1, 1]), ("sld", [0, 1, 2, 3])):
         write_folder(tmp_path / name, 4, SIZE, left_share=0, person=np.array(person), vertices_cam_cm=None)
-    changes = {"HGR": (0, 1), "SLD": range(4), "EACH_HGR": 2, "LABELS": {"detector + noise": 0}}
+    changes = {"HGR": (0, 1), "SLD": range(4), "EACH": 2, "LABELS": {"detector + noise": 0}}
     for name, value in changes.items():
         monkeypatch.setattr(across_people, name, value)
     monkeypatch.setattr(people_fits, "STEPS", 2)
