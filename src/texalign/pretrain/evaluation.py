@@ -20,7 +20,7 @@ def evaluate(
     """Mean absolute errors on held-out synthetic images, and their ratio to the error of the visible mean colour.
 
     ``visible``: at visible pixels of the same image; ``misaligned``: the same, observed through a wrong mesh;
-    ``hidden``: at texels that this image hides and the pair's other image shows.
+    ``hidden``: at texels that this image hides and the pair's other image shows. NaN where nothing was observed.
     """
     device = next(encoder.parameters()).device
     renderer = subject.renderer
@@ -52,7 +52,9 @@ def evaluate(
                 sums[f"{name}_prior"] += float(((read - what.rgb).abs().mean(dim=-1) * valid).sum())
                 sums[f"{name}_mean"] += float(((mean - what.rgb).abs().mean(dim=-1) * valid).sum())
                 sums[f"{name}_weight"] += float(valid.sum())
-    result = {"visible_l1": sums["visible_prior"] / max(sums["visible_weight"], 1)}
-    for name in ("visible", "misaligned", "hidden"):
-        result[f"{name}_l1_over_mean_colour"] = sums[f"{name}_prior"] / max(sums[f"{name}_mean"], 1e-9)
-    return result
+
+    def over(name: str, by: str) -> float:
+        return sums[f"{name}_prior"] / sums[f"{name}_{by}"] if sums[f"{name}_{by}"] > 0 else math.nan
+
+    ratios = {f"{name}_l1_over_mean_colour": over(name, "mean") for name in ("visible", "misaligned", "hidden")}
+    return {"visible_l1": over("visible", "weight"), **ratios}
