@@ -30,14 +30,11 @@ def test_colours_are_kept_inside_and_carried_to_the_pixels_near():
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-6, 1.0])
-def test_extension_and_its_gradient_are_finite_whatever_is_covered(value):
-    coverage = torch.full((2, 1, 6, 6), value, requires_grad=True)
-    image = (random(2, 3, 6, 6) * value).requires_grad_()
-    extended = colour_fit.extend_colours(image, coverage, 1)
+def test_extension_is_finite_whatever_is_covered(value):
+    coverage = torch.full((2, 1, 6, 6), value)
+    extended = colour_fit.extend_colours(random(2, 3, 6, 6) * value, coverage, 1)
     assert torch.isfinite(extended).all()
     assert extended.min() >= 0 and extended.max() <= 1 + 1e-5
-    for gradient in torch.autograd.grad(extended.square().sum(), (image, coverage)):
-        assert torch.isfinite(gradient).all()
 
 
 def test_a_known_gain_and_offset_are_found():

@@ -78,12 +78,14 @@ class DemoSummary:
         seconds: how long it took.
         parts: generated hands and real ones, or photographs of one's own.
         steps: of each refinement.
+        left_out: photographs that have too few keypoints to start from.
     """
 
     files: tuple[Path, ...]
     seconds: float
     parts: tuple[Part, ...]
     steps: int
+    left_out: int = 0
 
 
 def run(
@@ -117,6 +119,11 @@ def run(
         raise NotADirectoryError(f"{folder} is a file; expected a folder, or a name that is free")
     sources = {SHEET: None, PEOPLE_SHEET: PEOPLE} if images is None else {SHEET: images}
     photographs = {name: _photographs(source, count, plan) for name, source in sources.items() if source is not None}
+    left_out = 0
+    for name, read in photographs.items():
+        fittable = read.fittable()
+        expect(bool(fittable.any()), "demo", "photographs with 11 keypoints or more", f"none of {len(read)}")
+        photographs[name], left_out = read.select(fittable.nonzero()[:, 0]), int((~fittable).sum())
     folder.mkdir(parents=True, exist_ok=True)
     parts, pictures = [], []
     with progress_bar(total=len(sources) * (plan.steps + 2 * TICKS), desc="texalign demo", unit="step") as bar:
@@ -138,7 +145,7 @@ def run(
             meshes = {name: hand.vertices for name, hand in alignment.hands.items()}
             parts.append(Part(source, hands, meshes, alignment.weight, table(hands, alignment.hands)))
             bar.update(TICKS)
-    return DemoSummary(tuple(pictures), time.perf_counter() - began, tuple(parts), plan.steps)
+    return DemoSummary(tuple(pictures), time.perf_counter() - began, tuple(parts), plan.steps, left_out)
 
 
 def _sheet(hands: Photographs, alignment: Alignment, source: Path | None) -> Tensor:

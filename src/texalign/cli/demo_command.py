@@ -65,6 +65,7 @@ def run_demo(options: argparse.Namespace) -> int:
             told = f"{count} photographs of people that no training has seen, {size} px, a detector's keypoints"
         else:
             told = f"{count} photographs of {part.source}, {size} px; the start is a fit to their keypoints"
+            told += f"; {summary.left_out} left out with too few of them" if summary.left_out else ""
         print(f"{told}; {summary.steps} steps, loss × {part.weight:.2g}")
         if not options.fast:
             print("\n".join([*table_lines(part.rows), ""]))

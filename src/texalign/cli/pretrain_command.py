@@ -120,10 +120,10 @@ def _print_metrics(metrics: dict[str, float | None]) -> None:
     """The final errors beside those of the bundled prior, which was trained for 11,600 steps of 12 images."""
     bundled = UVTextureEncoder.from_pretrained().provenance["metrics"]
     width = max(len(name) for name in metrics)
-    print(f"{'errors on held-out images':<{width}} {'this prior':>16} {'bundled prior':>16}")
+    print(f"{'errors on held-out images':<{width}} {'this prior':>18} {'bundled prior':>16}")
     for name, value in metrics.items():
-        told = "nothing observed" if value is None else f"{value:.4f}"
-        print(f"{name.replace('_', ' '):<{width}} {told:>16} {bundled[name]:>16.4f}")
+        told = "nothing to measure" if value is None else f"{value:.4f}"
+        print(f"{name.replace('_', ' '):<{width}} {told:>18} {bundled[name]:>16.4f}")
     print("l1 is a difference of colours in [0, 1]; over mean colour: below 1 is better than one colour for all texels")
 
 

@@ -16,11 +16,11 @@ from texalign.render import UVObservations
 
 def evaluate(
     encoder: UVTextureEncoder, settings: PretrainSettings, subject: Subject, count: int = 96
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """Mean absolute errors on held-out synthetic images, and their ratio to the error of the visible mean colour.
 
     ``visible``: at visible pixels of the same image; ``misaligned``: the same, observed through a wrong mesh;
-    ``hidden``: at texels that this image hides and the pair's other image shows. NaN where nothing was observed.
+    ``hidden``: at texels that this image hides and the pair's other image shows. None where no pixel was measured.
     """
     device = next(encoder.parameters()).device
     renderer = subject.renderer
@@ -53,8 +53,10 @@ def evaluate(
                 sums[f"{name}_mean"] += float(((mean - what.rgb).abs().mean(dim=-1) * valid).sum())
                 sums[f"{name}_weight"] += float(valid.sum())
 
-    def over(name: str, by: str) -> float:
-        return sums[f"{name}_prior"] / sums[f"{name}_{by}"] if sums[f"{name}_{by}"] > 0 else math.nan
+    def ratio(above: str, below: str) -> float | None:
+        return sums[above] / sums[below] if sums[below] > 0 else None
 
-    ratios = {f"{name}_l1_over_mean_colour": over(name, "mean") for name in ("visible", "misaligned", "hidden")}
-    return {"visible_l1": over("visible", "weight"), **ratios}
+    result = {"visible_l1": ratio("visible_prior", "visible_weight")}
+    for name in ("visible", "misaligned", "hidden"):
+        result[f"{name}_l1_over_mean_colour"] = ratio(f"{name}_prior", f"{name}_mean")
+    return result

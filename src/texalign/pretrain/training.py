@@ -55,8 +55,8 @@ def pretrain(
             as before.
         device: where to train.
         checkpoint_every: steps.
-        progress: called with (step, dict of numbers) after every step, or None; a number is NaN where nothing of the
-            hands was observed. A KeyboardInterrupt that it raises leaves a checkpoint of this step.
+        progress: called with (step, dict of numbers) after every step, or None. The numbers are NaN, and null in the
+            log, if no image of the step showed any of its hand. KeyboardInterrupt from it leaves a checkpoint.
         photographs: as `fit_photographs` gives them, of `settings.image_size`; when resuming, the same as before.
             Given meshes (``photographs.parameters`` is None) have the surface's vertices; fitted ones are those of the
             bundled hand and go through `vertices_of`.
@@ -137,9 +137,10 @@ def pretrain(
                 raise
         if step % checkpoint_every == 0 or step == settings.steps:
             keep()
-            line: dict[str, Any] = {"step": step, "hours": round(spent(), 4), **_known(numbers)}
+            told = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+            line: dict[str, Any] = {"step": step, "hours": round(spent(), 4), **told}
             if step % (HELD_OUT_EVERY * checkpoint_every) == 0:
-                line["held_out"] = _known(evaluate(averaged(), settings, subject, HELD_OUT_COUNT))
+                line["held_out"] = evaluate(averaged(), settings, subject, HELD_OUT_COUNT)
             with (folder / "log.jsonl").open("a") as log:
                 log.write(json.dumps(line) + "\n")
             if watch is not None and "held_out" in line and step < settings.steps:
@@ -155,18 +156,13 @@ def pretrain(
         **{name: value for name, value in fixed.items() if value is not None and name != "atlas_id"},
         **({"step_targets": targets} if len(targets) > 1 else {}),
         "hours": round(spent(), 3),
-        "metrics": _known(evaluate(encoder, settings, subject)),
+        "metrics": evaluate(encoder, settings, subject),
         **made_by,
     }
     encoder.save_pretrained(folder, provenance)
     if watch is not None:
         watch(step, averaged())
     return encoder.eval()
-
-
-def _known(numbers: dict[str, float]) -> dict[str, float | None]:
-    """None in the place of NaN, which JSON does not have."""
-    return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
 
 
 def _check_photographs(photographs: FittedPhotographs | None, settings: PretrainSettings, subject: Subject) -> None:
@@ -211,7 +207,7 @@ def train_step(
     step: int,
     photographs: FittedPhotographs | None,
 ) -> dict[str, float]:
-    """One step of the optimiser on the images of this step, and its losses."""
+    """One step of the optimiser on the images of this step, and its losses; NaN if there was nothing to learn."""
     renderer, device = subject.renderer, next(encoder.parameters()).device
     generator = step_generator(settings.seed, step, device)
     pairs, photographed = settings.batch_size // VIEWS, settings.photographed_pairs
@@ -236,7 +232,7 @@ def train_step(
     (error + 0.02 * likelihood).backward()
     torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
     optimizer.step()
-    if not (targets.valid * counts).any():
+    if not targets.valid.any():
         return {"l1": math.nan, "likelihood": math.nan}
     return {"l1": float(error.detach()), "likelihood": float(likelihood.detach())}
 
