@@ -41,7 +41,7 @@ def test_a_demo_prints_a_table_for_each_kind_of_hands(monkeypatch, capsys, tmp_p
     monkeypatch.setattr(demo, "FIT_STEPS", 2)
     assert main(["demo", "--output", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
-    assert printed.count("against the truth") == printed.count("may rise") == 2
+    assert printed.count("should fall") == printed.count("may rise") == 2
     assert "1 generated hands" in printed and "1 photographs of people that no training has seen" in printed
 
 

@@ -83,9 +83,10 @@ def table_lines(rows: tuple[Row, ...]) -> list[str]:
     """The table as text: first what should become better, then what need not."""
     width = max(len(row.name) for row in rows)
     lines = [" " * (width + 4) + f" {START:>9}  {ALONE:>16}  {TOGETHER:>20}    change"]
-    heads = {True: "may rise, since these keypoints are wrong by some pixels:"}
-    if len(rows) > 1:
-        heads[False] = "against the truth: mm and px should fall, the intersection should rise"
+    heads = {
+        False: "not shown to the fits (mm and px should fall, the intersection should rise):",
+        True: "shown to the fits, and wrong by some pixels (may rise):",
+    }
     for row in rows:
         if (head := heads.pop(row.name == SHOWN, None)) is not None:
             lines.append(head)
