@@ -36,7 +36,7 @@ def save_png(path: str | os.PathLike[str], image: Tensor) -> Path:
     """
     expect_floating(image, "save_png", "image", (3, "H", "W"))
     picture = pillow()[0].fromarray(to_uint8(image))
-    return write_whole(path, lambda partial: picture.save(partial, format="PNG", optimize=True))
+    return write_whole(path, lambda partial: picture.save(partial, format="PNG"))
 
 
 def save_gif(path: str | os.PathLike[str], frames: Tensor, milliseconds: Sequence[int]) -> Path:
