@@ -7,9 +7,9 @@ KEYPOINTS.json:
     {"hand": "left", "keypoints": [[412.0, 655.5], [389.1, null], …], "focal": 2900.0}
 
 - ``hand``: ``"left"`` or ``"right"``.
-- ``keypoints``: 21 points x, y in the order of MediaPipe: wrist, then thumb to little finger, each from its base to its
-  tip. Pixels of the upright photograph, from its upper left corner at (0, 0) to its lower right at (width, height). A
-  point with a ``null`` in it is unknown.
+- ``keypoints``: 21 points [x, y] or [x, y, confidence] in the order of MediaPipe: wrist, then thumb to little finger,
+  each from its base to its tip. Pixels of the upright photograph, counted from the first one's centre at (0, 0). A
+  point with a ``null`` in it, of confidence 0 or at (0, 0) is missing; docs/photographs.md says all that is taken.
 - ``focal``: pixels, optional. Without it 0.9 of the photograph's longer side, as phones and webcams have. The hand's
   distance follows it; its pose hardly does.
 
@@ -22,30 +22,19 @@ and ``principal`` in pixels of the photograph.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from torch.nn import functional
 
 import texalign as ta
 from texalign import viz
 from texalign.hand import HandModel, fit_to_keypoints, keypoint_objective, pose_hand, refine
+from texalign.photographs import read_image, read_keypoints
 
 SIZE, STEPS, MARGIN = 192, 60, 1.6
 KEYPOINT_SCALE, TEXTURE_WEIGHT = SIZE / 16, 2.0
-
-
-def read_keypoints(path: Path) -> tuple[np.ndarray, bool, float | None]:
-    """Keypoints (21, 2), NaN where unknown, whether it is a right hand, and the focal length if there is one."""
-    content = json.loads(path.read_text())
-    points = np.array(content.get("keypoints", []), dtype=float)
-    if points.shape != (21, 2) or np.isfinite(points).all(axis=1).sum() < 4:
-        raise ValueError(f"{path}: expected 21 keypoints x, y, four of them known, got {points.shape}")
-    if content.get("hand") not in ("left", "right"):
-        raise ValueError(f"{path}: expected hand left or right, got {content.get('hand')!r}")
-    return points, content["hand"] == "right", content.get("focal")
 
 
 def main() -> None:
@@ -58,24 +47,29 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     try:
-        points, is_right, focal = read_keypoints(arguments.keypoints)
-        photo = ImageOps.exif_transpose(Image.open(arguments.photo)).convert("RGB")
+        photo = read_image(arguments.photo)
+        height, width = photo.shape[-2:]
+        found = read_keypoints(arguments.keypoints, (height, width))
+        if found.is_right is None:
+            raise ValueError(f'expected {{"hand": "left", "keypoints": …}} in {arguments.keypoints}, got no hand')
     except (OSError, ValueError) as error:
         raise SystemExit(f"align_photo: {error}") from error
 
     # A square around the keypoints, and the camera that sees it; what lies beyond the photograph is black.
-    low, high = np.nanmin(points, axis=0), np.nanmax(points, axis=0)
+    known = found.points[found.confidence > 0]
+    low, high = known.amin(dim=0), known.amax(dim=0)
     side = max(16, round(MARGIN * float((high - low).max())))
     left, top = (round(float(middle) - side / 2) for middle in (low + high) / 2)
-    crop = photo.crop((left, top, left + side, top + side)).resize((SIZE, SIZE), Image.Resampling.BOX)
-    image = torch.from_numpy(np.array(crop)).permute(2, 0, 1)[None] / 255
+    crop = functional.pad(photo, (-left, left + side - width, -top, top + side - height))
+    image = functional.interpolate(crop[None], size=SIZE, mode="area")
     scale, corner = SIZE / side, torch.tensor([float(left), float(top)])
-    focal = focal or 0.9 * max(photo.size)
-    whole = ta.PinholeCamera(torch.full((1, 2), float(focal)), torch.tensor([photo.size], dtype=torch.float32) / 2)
+    focal = found.focal or 0.9 * max(width, height)
+    whole = ta.PinholeCamera(torch.full((1, 2), focal), torch.tensor([[width / 2, height / 2]]))
     camera = whole.cropped(corner, torch.tensor(scale))
-    keypoints = (torch.from_numpy(points).float()[None] - corner) * scale
+    keypoints = (found.points[None] - corner) * scale
 
     # Fits are made of right hands: a left one is looked at in a mirror.
+    is_right = found.is_right
     if not is_right:
         image, camera = image.flip(-1), camera.mirrored(SIZE)
         keypoints = torch.stack([SIZE - keypoints[..., 0], keypoints[..., 1]], dim=-1)

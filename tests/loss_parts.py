@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 
@@ -83,3 +85,20 @@ def close(actual, expected, atol=1e-5):
 def significantly_positive(values):
     """Of independent hands: the mean is more than four standard errors above 0, whichever hands were sampled."""
     return bool(values.mean() > 4 * values.std() / len(values) ** 0.5)
+
+
+# Residuals of one's own, as somebody outside the package writes them.
+FREEDOM = 3.0
+
+
+def student_t_cost(residual, scale):
+    """Student's t with three degrees of freedom by channel: heavier tails than Laplace's."""
+    peak = math.lgamma((FREEDOM + 1) / 2) - math.lgamma(FREEDOM / 2) - 0.5 * math.log(FREEDOM * math.pi)
+    tail = (FREEDOM + 1) / 2 * torch.log1p((residual / scale).square() / FREEDOM)
+    return (tail + scale.log() - peak).sum(dim=1, keepdim=True)
+
+
+def geman_mcclure_cost(residual, scale):
+    """r² / (r² + scale²) by channel (Geman and McClure, 1985), not a density: its level is set by hand."""
+    square = residual.square()
+    return (6 * square / (square + scale.square()) - 2).sum(dim=1, keepdim=True)

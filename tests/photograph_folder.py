@@ -9,6 +9,27 @@ from PIL import Image
 from texalign import synthetic
 from texalign.viz import to_uint8
 
+# What is stored of a picture by the EXIF orientation, as the standard words it: where row 0 and column 0 belong.
+STORED = {
+    1: lambda a: a,  # top, left
+    2: lambda a: a[:, ::-1],  # top, right
+    3: lambda a: a[::-1, ::-1],  # bottom, right
+    4: lambda a: a[::-1],  # bottom, left
+    5: lambda a: a.swapaxes(0, 1),  # left, top
+    6: lambda a: a.swapaxes(0, 1)[::-1],  # right, top
+    7: lambda a: a.swapaxes(0, 1)[::-1, ::-1],  # right, bottom
+    8: lambda a: a.swapaxes(0, 1)[:, ::-1],  # left, bottom
+}
+
+
+def saved(path, pixels, orientation=1, **options):
+    """The path of an image file: of an array, stored as its EXIF orientation wants it, or of a picture."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = pixels if isinstance(pixels, Image.Image) else Image.fromarray(STORED[orientation](pixels).copy())
+    picture.save(path, exif=exif, **options)
+    return path
+
 
 def write_folder(folder, count=4, size=64, seed=0, left_share=0.5, suffix=".png", masks=True, first=7, **changes):
     """Write the folder and return the batch it shows. `changes` replace arrays of the annotations, None removes one."""

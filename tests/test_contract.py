@@ -45,7 +45,7 @@ def renderer():
 
 def loss():
     prior = tiny_encoder(mano(), spread=0.3)
-    return ta.DenseTextureAlignmentLoss(renderer(), prior, token_count=64, reduction="none")
+    return ta.DenseTextureAlignmentLoss(renderer(), prior, token_count=32, reduction="none")  # fewer than a hand shows
 
 
 def draw(*shape, seed=0):

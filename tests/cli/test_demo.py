@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from photograph_folder import write_folder
-from texalign.cli import demo, demo_fits, demo_hands, demo_table
+from texalign.cli import demo, demo_fits, demo_hands, demo_table, main
 from texalign.cli.demo_fits import ALONE, START, TOGETHER
 from texalign.hand import Hand, pose_hand
 
@@ -139,6 +139,24 @@ def test_photographs_are_fitted_from_their_keypoints_alone(shortened, tmp_path):
     assert min(rows["mask, intersection over union"]) > 0.3
     with Image.open(summary.files[0]) as picture:
         assert picture.size == (LABEL + 7 * CELL, LABEL + 2 * CELL)
+
+
+@pytest.mark.slow
+def test_photographs_without_keypoints_are_left_out(shortened, tmp_path, capsys):
+    marks = np.full((3, 21, 2), np.nan)
+    with pytest.raises(ValueError, match="demo: expected photographs with 11 keypoints or more, got none of 2"):
+        write_folder(tmp_path / "none", count=3, size=SIZE, keypoints_px=marks)
+        shortened.run(tmp_path / "out", fast=True, images=tmp_path / "none")
+    assert not (tmp_path / "out").exists()
+    batch = write_folder(tmp_path / "some", count=3, size=SIZE, masks=False, left_share=0)
+    marks[1:] = (batch.camera.project(batch.joints) - 0.5).numpy()[1:]
+    with np.load(tmp_path / "some" / "annotations.npz") as file:
+        np.savez(tmp_path / "some" / "annotations.npz", **{**file, "keypoints_px": marks})
+    arguments = ["--images", str(tmp_path / "some"), "--output", str(tmp_path / "out"), "--fast"]
+    assert main(["demo", *arguments]) == 0
+    assert f"1 photographs of {tmp_path / 'some'}, {SIZE} px; the start is a fit to their keypoints; 1 left out" in (
+        capsys.readouterr().out
+    )
 
 
 @pytest.mark.slow

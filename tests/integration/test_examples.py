@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 import texalign as ta
+from photograph_folder import saved
 from texalign.cli import synthetic_hands
 from texalign.viz import to_uint8
 
@@ -47,13 +48,15 @@ def aligned(request, tmp_path_factory):
         points = torch.stack([SIDE - points[..., 0], points[..., 1]], dim=-1)
     photo = np.full((HEIGHT, WIDTH, 3), 90, dtype=np.uint8)
     photo[TOP : TOP + SIDE, LEFT : LEFT + SIDE] = to_uint8(image[0])
-    Image.fromarray(photo).save(folder / "photo.png")
+    # As a phone held upright stores it.
+    saved(folder / "photo.png", photo, orientation=6)
     content = {
         "hand": "right" if is_right else "left",
-        "keypoints": [*(points[0] + torch.tensor([LEFT, TOP])).tolist()],
+        "keypoints": [*(points[0] + torch.tensor([LEFT, TOP]) - 0.5).tolist()],
         "focal": camera.focal[0, 0].item(),
     }
-    content["keypoints"][9] = [None, None]
+    content["keypoints"] = [[*point, 0.9] for point in content["keypoints"]]
+    content["keypoints"][9] = [0, 0, 0]
     (folder / "keypoints.json").write_text(json.dumps(content))
     process = align(folder, "--output", "out.png", "--vertices", "hand.npz")
     true = camera.project(vertices)[0] + torch.tensor([LEFT, TOP])
@@ -83,10 +86,18 @@ def test_it_writes_a_picture_and_two_meshes_that_lie_over_the_hand(aligned):
     assert (volume > 0) == (json.loads((folder / "keypoints.json").read_text())["hand"] == "right")
 
 
-def test_a_mistake_is_told_in_one_line(tmp_path):
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ({"hand": "right", "keypoints": [[1, 2]]}, "got numbers of shape (1, 2)"),
+        ({"hand": "right", "keypoints": [[i / 21, 0.5] for i in range(21)]}, "in pixels, got normalised ones"),
+        ([[2 * i, i] for i in range(21)], 'expected {"hand": "left", "keypoints": …} in keypoints.json, got no hand'),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(tmp_path, content, message):
     Image.new("RGB", (60, 40)).save(tmp_path / "photo.png")
-    (tmp_path / "keypoints.json").write_text(json.dumps({"hand": "right", "keypoints": [[1, 2]]}))
+    (tmp_path / "keypoints.json").write_text(json.dumps(content))
     process = align(tmp_path)
     assert process.returncode == 1 and process.stderr.count("\n") == 1 and "Traceback" not in process.stderr
-    assert "expected 21 keypoints x, y, four of them known, got (1, 2)" in process.stderr
+    assert message in process.stderr
     assert not (tmp_path / "aligned.png").exists()

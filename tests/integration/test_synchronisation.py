@@ -28,12 +28,13 @@ TORCH_BACKEND = {
     # Lists of pixels that belong to faces have a length that depends on where the faces are.
     "rasterize/nearest.py:_candidates tolist": 1,  # on how many rows faces lie, and if any crosses the near plane
     "rasterize/nearest.py:_expand_spans _local_scalar_dense": 1,  # how many pixels those rows hold
-    "rasterize/torch_backend.py:__init__ nonzero": 1,  # the covered pixels: all else is done on these only
+    "rasterize/nearest.py:nearest_faces nonzero": 1,  # the covered pixels: all else is done on these only
 }
 SILHOUETTES = {
-    "rasterize/silhouettes.py:_differing_pairs nonzero": 1,  # neighbours that show different faces, a few per cent
-    # Pairs still under way, after every second step; those that crossed a silhouette; those that count on this axis.
-    "rasterize/silhouettes.py:silhouette_pairs nonzero": 2 + (silhouettes.MAX_STEPS - 1) // 2,
+    # Neighbours that show different faces, a few per cent; and those not on one piece of surface.
+    "rasterize/silhouettes.py:_differing_pairs nonzero": 2,
+    # Pairs still under way, after every second step; those that crossed a silhouette and count on this axis.
+    "rasterize/silhouettes.py:silhouette_pairs nonzero": 1 + (silhouettes.MAX_STEPS - 1) // 2,
 }
 
 ALWAYS = {

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import pickle
 
 import pytest
 import torch
 
-from loss_parts import Fixed, encoder, gradient_of, loss_of, seeded, significantly_positive
+from loss_parts import (
+    FREEDOM,
+    Fixed,
+    encoder,
+    geman_mcclure_cost,
+    gradient_of,
+    loss_of,
+    seeded,
+    significantly_positive,
+    student_t_cost,
+)
 from texalign.loss import DenseTextureAlignmentLoss, laplace_cost
-
-FREEDOM = 3.0
-
-
-def student_t_cost(residual, scale):
-    """Student's t with three degrees of freedom by channel: heavier tails than Laplace's."""
-    peak = math.lgamma((FREEDOM + 1) / 2) - math.lgamma(FREEDOM / 2) - 0.5 * math.log(FREEDOM * math.pi)
-    tail = (FREEDOM + 1) / 2 * torch.log1p((residual / scale).square() / FREEDOM)
-    return (tail + scale.log() - peak).sum(dim=1, keepdim=True)
-
-
-def geman_mcclure_cost(residual, scale):
-    """r² / (r² + scale²) by channel (Geman and McClure, 1985), not a density: its level is set by hand."""
-    square = residual.square()
-    return (6 * square / (square + scale.square()) - 2).sum(dim=1, keepdim=True)
 
 
 def test_the_example_is_the_distribution_it_is_named_after():

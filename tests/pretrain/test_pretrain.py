@@ -210,6 +210,37 @@ def test_hidden_texels_are_looked_for_in_the_other_image(monkeypatch):
     assert metrics["hidden_l1_over_mean_colour"] == pytest.approx(1, abs=1e-3)
 
 
+def test_nothing_to_learn_is_no_success(tmp_path):
+    """Hands that no image shows: NaN and null in the place of an error of 0."""
+    told = run(tmp_path, replace(SETTINGS, steps=1), vertices_of=lambda vertices: vertices - 100)  # behind the camera
+    assert all(math.isnan(value) for value in told[0][1].values())
+    assert log(tmp_path)[0]["l1"] is None and log(tmp_path)[0]["likelihood"] is None
+    metrics = ta.UVTextureEncoder.from_pretrained(tmp_path).provenance["metrics"]
+    assert len(metrics) == 4 and set(metrics.values()) == {None}
+
+
+def test_photographs_that_show_nothing_are_refused_and_some_are_counted(meshed, tmp_path):
+    settings = replace(SETTINGS, photograph_share=1.0)
+
+    def hidden(rows):
+        mask = meshed.photographs.mask.clone()
+        mask[rows] = 0
+        return replace(meshed, photographs=replace(meshed.photographs, mask=mask))
+
+    with pytest.raises(
+        ValueError, match="expected photographs whose mesh lies in the image and on its mask's skin, got none of 5"
+    ):
+        pretrain(tmp_path, settings, photographs=hidden(slice(None)))
+    assert not list(tmp_path.iterdir()), "before any training"
+    with pytest.warns(
+        UserWarning, match="pretrain: 2 of 5 photographs have no vertex in the image and on its mask's skin"
+    ):
+        Subject(None, None, 32, torch.device("cpu")).check(hidden([1, 3]))
+    beside = replace(meshed, vertices=meshed.vertices + torch.tensor([5.0, 0.0, 0.0]))
+    with pytest.raises(ValueError, match="got none of 5"):
+        pretrain(tmp_path, settings, photographs=beside)
+
+
 def test_provenance_in_words():
     only = provenance.SYNTHETIC_ONLY
     assert provenance.trained_on(True, 0, None) == only

@@ -9,12 +9,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from texalign import synthetic
+from texalign.photographs import read_image
 from texalign.viz import contact_sheet, to_uint8
 
 COUNT = 64
@@ -39,12 +40,11 @@ def photographs(folder: Path, count: int, size: int) -> Tensor:
         raise SystemExit(f"synthetic_sheet: expected .jpg or .png files in {folder}, found none")
     images = []
     for number in range(count):
-        with Image.open(paths[number * len(paths) // count]) as opened:
-            picture = opened.convert("RGB")
-            side = min(picture.size)
-            left, top = (picture.width - side) // 2, (picture.height - side) // 2
-            picture = picture.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BOX)
-        images.append(torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255)
+        image = read_image(paths[number * len(paths) // count])
+        side = min(image.shape[1:])
+        top, left = ((length - side) // 2 for length in image.shape[1:])
+        square = image[:, top : top + side, left : left + side]
+        images.append(interpolate(square[None], size=size, mode="area")[0])
     return torch.stack(images)
 
 

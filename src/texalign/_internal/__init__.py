@@ -16,14 +16,14 @@ from texalign._internal.draws import Draws, per_sample
 from texalign._internal.extras import DEMO_EXTRA_MISSING, MissingExtraError
 from texalign._internal.files import write_whole
 from texalign._internal.mirror import flipped_images, mirrored_points
-from texalign._internal.windows import box_blur, dilate
+from texalign._internal.windows import box_sum, dilate
 
 __all__ = [
     "DEMO_EXTRA_MISSING",
     "Draws",
     "MissingExtraError",
     "Unscriptable",
-    "box_blur",
+    "box_sum",
     "computes_constants",
     "dilate",
     "expect",

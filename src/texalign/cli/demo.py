@@ -53,6 +53,7 @@ class DemoSummary:
         meshes: vertices (B, 778, 3) metres, by the names `START`, `ALONE` and `TOGETHER`.
         rows: the table.
         steps: of each refinement.
+        left_out: photographs that have too few keypoints to start from.
     """
 
     files: tuple[Path, ...]
@@ -61,6 +62,7 @@ class DemoSummary:
     meshes: dict[str, Tensor]
     rows: tuple[Row, ...]
     steps: int
+    left_out: int = 0
 
 
 def run(
@@ -93,10 +95,13 @@ def run(
     expect(count is None or count > 0, "demo", "count > 0", count)
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file; expected a folder, or a name that is free")
-    photographs = None
+    photographs, left_out = None, 0
     if images is not None:
         ids = _spread(photograph_ids(images), count or plan.photographs)
         photographs = read_photographs(images, ids, plan.image_size)
+        fittable = photographs.fittable()
+        expect(bool(fittable.any()), "demo", "photographs with 11 keypoints or more", f"none of {len(ids)}")
+        photographs, left_out = photographs.select(fittable.nonzero()[:, 0]), int((~fittable).sum())
     folder.mkdir(parents=True, exist_ok=True)
     with progress_bar(total=2 * plan.steps + 3, desc="texalign demo", unit="step") as bar:
         if photographs is None:
@@ -110,7 +115,8 @@ def run(
             files = _draw(folder, hands, alignment, images is None)
         bar.update(2)
     meshes = {name: hand.vertices for name, hand in alignment.hands.items()}
-    return DemoSummary(files, time.perf_counter() - began, hands, meshes, table(hands, alignment.hands), plan.steps)
+    seconds, rows = time.perf_counter() - began, table(hands, alignment.hands)
+    return DemoSummary(files, seconds, hands, meshes, rows, plan.steps, left_out)
 
 
 def _draw(folder: Path, hands: Photographs, alignment: Alignment, synthetic_ones: bool) -> tuple[Path, ...]:

@@ -61,6 +61,7 @@ def run_demo(options: argparse.Namespace) -> int:
         told = f"{count} unseen synthetic hands of known shape, {size} px, {noise}"
     else:
         told = f"{count} photographs of {images}, {size} px; the start is a fit to their keypoints"
+        told += f"; {summary.left_out} left out with too few of them" if summary.left_out else ""
     print(f"{told}; {summary.steps} steps each.")
     taken = "" if images is not None else f"Taken: at least {VISIBLE:.0%} in sight, at most {FARTHEST} m away. "
     print(f"{taken}Means over all hands; change against {ALONE}:")

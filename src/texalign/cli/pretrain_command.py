@@ -87,7 +87,7 @@ def run_pretrain(options: argparse.Namespace) -> int:
         print(f"texalign: {error}", file=sys.stderr)
         return MISUSED
     for name, value in encoder.provenance["metrics"].items():
-        print(f"{name.replace('_', ' ')}: {value:.4f}")
+        print(f"{name.replace('_', ' ')}: {'nothing to measure' if value is None else f'{value:.4f}'}")
     print(f'weights: UVTextureEncoder.from_pretrained("{folder}")')
     return 0
 

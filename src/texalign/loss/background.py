@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 # Colours are counted in cells of a sixteenth of the range each way: fine enough to tell a shirt from skin, coarse
 # enough to be filled by a crop's few thousand background pixels.
@@ -16,20 +15,35 @@ def background_cost(image: Tensor, outside: Tensor, uniform: float = 0.1) -> Ten
     so that a colour never seen in the background costs −ln(uniform). Detached.
     """
     with torch.no_grad():
-        batch = image.shape[0]
-        colour = image.clamp(0, 1)
-        cell = (colour * BINS).long().clamp(0, BINS - 1)
-        index = (cell[:, 0] * BINS + cell[:, 1]) * BINS + cell[:, 2]
-        weight = outside[:, 0].flatten(1)
-        counts = colour.new_zeros(batch, BINS**3).scatter_add(1, index.flatten(1), weight)
-        cube = counts.reshape(batch, 1, BINS, BINS, BINS)
-        kernel = colour.new_full((3,), 0.25)
-        kernel[1:2].fill_(0.5)  # not new_tensor: a copy to the device that the host waits for
-        for shape in ((3, 1, 1), (1, 3, 1), (1, 1, 3)):
-            padding = tuple(side // 2 for side in shape)
-            cube = functional.conv3d(cube, kernel.reshape(1, 1, *shape), padding=padding)
-        density = cube * BINS**3 / cube.sum(dim=(2, 3, 4), keepdim=True).clamp(min=1e-6)
-        # grid_sample's last coordinate is the first axis of the cube.
-        place = (2 * colour - 1).permute(0, 2, 3, 1).flip(-1)[:, None]
-        seen = functional.grid_sample(density, place, padding_mode="border", align_corners=False)[:, :, 0]
-        return -torch.log((1 - uniform) * seen + uniform)
+        position = image.clamp(0, 1) * BINS
+        cells = _number(position.floor().clamp_(max=BINS - 1)).clamp_(0, BINS**3 - 1)
+        counts = image.new_zeros(len(image), BINS**3).scatter_add_(1, cells, outside.flatten(1))
+        cube = counts.reshape(-1, BINS, BINS, BINS)
+        for axis in (1, 2, 3):  # by (1/4, 1/2, 1/4), with zeros beyond the border
+            rim = torch.zeros_like(cube.narrow(axis, 0, 1))
+            padded = torch.cat([rim, cube, rim], dim=axis)
+            cube = 0.25 * (padded.narrow(axis, 0, BINS) + padded.narrow(axis, 2, BINS)) + 0.5 * cube
+        density = cube.flatten(1) * (BINS**3 / cube.sum(dim=(1, 2, 3)).clamp(min=1e-6))[:, None]
+        return _read((1 - uniform) * density + uniform, position).log_().neg_().reshape(outside.shape)
+
+
+def _number(cell: Tensor) -> Tensor:
+    """Cells (B, 3, H, W) of the three channels, whole numbers → their number in the flat cube (B, H·W) int64."""
+    red, green, blue = cell.unbind(1)
+    return torch.add(blue, torch.add(green, red, alpha=BINS), alpha=BINS).flatten(1).long()
+
+
+def _read(table: Tensor, position: Tensor) -> Tensor:
+    """Trilinear interpolation (B, H·W) in flat cubes (B, 16³) whose cells have their centres at 0.5, 1.5, …"""
+    position = (position - 0.5).clamp_(0, BINS - 1)
+    low = position.floor().clamp_(max=BINS - 2)
+    red, green, blue = (position - low).flatten(2).unbind(1)
+    # A colour that is not a number must not index outside the table.
+    first = _number(low).clamp_(0, BINS**3 - BINS**2 - BINS - 2)
+
+    def along_blue(cell: int) -> Tensor:
+        left, right = (table[:, start:].gather(1, first) for start in (cell, cell + 1))
+        return torch.lerp(left, right, blue)
+
+    near, far = (torch.lerp(along_blue(start), along_blue(start + BINS), green) for start in (0, BINS**2))
+    return torch.lerp(near, far, red)

@@ -248,7 +248,7 @@ class DenseTextureAlignmentLoss(Unscriptable, nn.Module):
                 visible = ~(rendering.dropped | unreadable | hidden)
                 reasons |= {"hidden": hidden & ~rendering.dropped, "inside out": unseen & visible}
                 self._look_at_first_batch(given, skipped, reasons)
-            per_sample = bound.leave(torch.where(skipped, found.per_sample * 0, found.per_sample))
+            per_sample = bound.leave(found.per_sample.masked_fill(skipped, 0))
         return LossDetails(
             per_sample=per_sample,
             texture=texture.detach(),

@@ -9,6 +9,7 @@ from texalign._internal import dilate
 from texalign.loss.background import background_cost
 from texalign.loss.colour_fit import extend_colours, fit_colour
 from texalign.loss.likelihoods import ResidualCost, hand_cost, laplace_cost, laplace_scale
+from texalign.loss.residual import InteriorResidual
 
 # A pixel's evidence is clamped here, in units of log-likelihood: e^6 = 400 to 1 for or against the hand. Beyond that an
 # occluder or a highlight would only gain gradient.
@@ -20,6 +21,9 @@ SCALE_FACTOR = 2.0
 # How much of the interior's gradient is passed on. A small prior's texture is blurred: at full strength its slopes help
 # on photographs but harm on cluttered synthetic images; without them PA-MPJPE is worse.
 INTERIOR_SHARE = 0.6
+# Pixels of a batch that are worked on together on a CPU: a dozen arrays of them fit its cache, and are not handed back
+# to the system and fetched again, page by page, at every operation.
+PIXELS_AT_ONCE = 2**17
 # Fewer pixels than this are no hand, and no segmentation.
 MINIMUM_PIXELS = 16
 
@@ -67,26 +71,12 @@ def region_competition(
     Returns:
         Evidence, detached but for `per_sample`.
     """
-    radius = dilation_radius(image)
-    inside = (coverage > 0.5).to(image.dtype)
-    colour = extend_colours(rendered, coverage, radius)
+    rest = (coverage, image, region) + (() if mask is None else (mask,))
+    count = _samples_at_once(image)
     with torch.no_grad():
-        known = inside * region * (1 if mask is None else mask)
-        gain, offset = fit_colour(colour, image, known)
-        outside = (1 - dilate(coverage, 3 * radius)) * region
-        if mask is not None:
-            # Skin that the mesh misses is not background; a mask that leaves none is no segmentation.
-            without_skin = outside * (1 - mask)
-            enough = without_skin.sum(dim=(1, 2, 3), keepdim=True) >= MINIMUM_PIXELS
-            outside = torch.where(enough, without_skin, outside)
-        background = background_cost(image, outside)
-    fitted = gain * colour + offset
-    # Past the silhouette the colour is only a copy: its slope means nothing.
-    constant = fitted.detach()
-    fitted = constant + INTERIOR_SHARE * inside * (fitted - constant)
-    residual = (fitted - image).abs()
-    with torch.no_grad():
-        scale = SCALE_FACTOR * laplace_scale(residual, known)
+        parts = [_hypotheses(*part) for part in zip(*(each.split(count) for each in (rendered, *rest)))]
+        fitted, gain, scale, background = (torch.cat(each) if len(parts) > 1 else each[0] for each in zip(*parts))
+    residual: Tensor = InteriorResidual.apply(rendered, coverage, fitted, image, gain, INTERIOR_SHARE)
     hand = hand_cost(residual, scale, residual_cost=residual_cost)
     evidence = (hand - background).clamp(-EVIDENCE_LIMIT, EVIDENCE_LIMIT)
     if mask is not None:
@@ -97,7 +87,39 @@ def region_competition(
     evidence = evidence * region
     size = torch.maximum((evidence.detach() < 0).sum(dim=(1, 2, 3)), coverage.detach().sum(dim=(1, 2, 3))).clamp(min=1)
     per_sample = (coverage * evidence).sum(dim=(1, 2, 3)) / size
-    return Evidence(per_sample, fitted.detach(), residual.detach(), evidence.detach())
+    return Evidence(per_sample, fitted, residual.detach(), evidence.detach())
+
+
+def _samples_at_once(image: Tensor) -> int:
+    """How many samples of a batch to work on together: as many as a processor's cache holds; on a GPU all."""
+    if image.is_cuda:
+        return max(1, len(image))
+    return max(1, PIXELS_AT_ONCE // max(1, image.shape[2] * image.shape[3]))
+
+
+def _hypotheses(
+    rendered: Tensor, coverage: Tensor, image: Tensor, region: Tensor, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What the two hypotheses predict, without a graph.
+
+    Returns:
+        Colours of the hand (B, 3, H, W), the gain in them (B, 3, 1, 1), the scale of its residual (B, 1, 1, 1) and the
+        cost of each pixel as background (B, 1, H, W).
+    """
+    radius = dilation_radius(image)
+    rendered, coverage = rendered.contiguous(), coverage.contiguous()  # else the channels lie interleaved
+    colour = extend_colours(rendered, coverage, radius)
+    known = torch.where(coverage > 0.5, region if mask is None else region * mask, 0)
+    gain, offset = fit_colour(colour, image, known)
+    fitted = torch.addcmul(offset, colour, gain)
+    scale = SCALE_FACTOR * laplace_scale((fitted - image).abs_(), known)
+    outside = (1 - dilate(coverage, 3 * radius)) * region
+    if mask is not None:
+        # Skin that the mesh misses is not background; a mask that leaves none is no segmentation.
+        without_skin = outside * (1 - mask)
+        enough = without_skin.sum(dim=(1, 2, 3), keepdim=True) >= MINIMUM_PIXELS
+        outside = torch.where(enough, without_skin, outside)
+    return fitted, gain, scale, background_cost(image, outside)
 
 
 def dilation_radius(image: Tensor) -> int:

@@ -22,12 +22,14 @@ def beyond_wrist(wrist: Tensor, centre: Tensor, height: int, width: int) -> Tens
     across = torch.stack([-direction[:, 1], direction[:, 0]], dim=-1)
     offset = wrist - middle[:, None]
     half_width = (offset * across[:, None]).sum(dim=-1).abs().amax(dim=1)
-    y = torch.arange(height, device=wrist.device, dtype=wrist.dtype) + 0.5
-    x = torch.arange(width, device=wrist.device, dtype=wrist.dtype) + 0.5
-    pixel = torch.stack([x.expand(height, width), y[:, None].expand(height, width)], dim=-1)
-    relative = pixel[None] - middle[:, None, None]
-    along = (relative * direction[:, None, None]).sum(dim=-1)
-    aside = (relative * across[:, None, None]).sum(dim=-1).abs()
+    y = torch.arange(height, device=wrist.device, dtype=wrist.dtype) + 0.5 - middle[:, 1:]
+    x = torch.arange(width, device=wrist.device, dtype=wrist.dtype) + 0.5 - middle[:, :1]
+
+    def projected(axis: Tensor) -> Tensor:
+        """(B, H, W): pixels along an axis (B, 2), from the wrist's middle."""
+        return (x * axis[:, :1])[:, None] + (y * axis[:, 1:])[:, :, None]
+
+    along, aside = projected(direction), projected(across).abs_()
     half_width = half_width[:, None, None]
-    inside = (along > -0.35 * half_width) & (aside < 2 * half_width + 0.3 * along.clamp(min=0))
+    inside = (along > -0.35 * half_width) & (aside < torch.add(2 * half_width, along.clamp(min=0), alpha=0.3))
     return inside[:, None].to(wrist.dtype)

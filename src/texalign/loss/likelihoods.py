@@ -17,7 +17,7 @@ def laplace_cost(residual: Tensor, scale: Tensor) -> Tensor:
         residual: (B, 3, H, W) absolute differences of colours.
         scale: (B, 1, 1, 1) of the distribution.
     """
-    return (residual / scale + torch.log(2 * scale)).sum(dim=1, keepdim=True)
+    return residual.sum(dim=1, keepdim=True) / scale + residual.shape[1] * torch.log(2 * scale)
 
 
 def laplace_scale(residual: Tensor, weight: Tensor) -> Tensor:

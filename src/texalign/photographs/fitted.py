@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,10 +18,8 @@ WHO = "fit_photographs"
 # Shares of the image's side: the scale of the robust keypoint loss, and the largest mean distance between a fitted
 # hand's joints and its keypoints that is accepted.
 KEYPOINT_SCALE, LARGEST_ERROR = 0.03, 0.02
-# Of the 21: fewer do not determine a hand's pose.
-FEWEST_KEYPOINTS = 11
-# Metres. A fit nearer to the camera than this has gone wrong.
-NEAREST = 0.05
+# Metres. A fit nearer to the camera or farther from it has gone wrong: HaMeR's long lenses put hands up to 60 away.
+NEAREST, FARTHEST = 0.05, 100.0
 _CHUNK = 64
 
 
@@ -65,9 +62,9 @@ def fit_photographs(
 ) -> FittedPhotographs:
     """Photographs with the folder's own meshes, or with the bundled hand fitted to their keypoints.
 
-    A photograph is left out if fewer than 11 of its keypoints are known, if the fitted joints are more than 2 % of the
-    image's side away from them in the mean, or if the fit has come closer to the camera than 5 cm. A fit takes about a
-    seventh of a second on one thread.
+    A photograph is left out if fewer than 11 of its keypoints are known, if they span fewer than 4 pixels, if the
+    fitted joints are more than 2 % of the image's side away from them in the mean, or if the fit is nearer to the
+    camera than 5 cm or farther than 100 m. A fit takes about a seventh of a second on one thread.
 
     Args:
         photographs: right hands, as `read_photographs` gives them.
@@ -92,8 +89,11 @@ def fit_photographs(
     with torch.no_grad():
         rows = torch.arange(len(photographs), device=photographs.image.device).split(_CHUNK)
         vertices, joints = (torch.cat(some) for some in zip(*(pose_hand(model, parameters.select(r)) for r in rows)))
-        kept = _believable(photographs, vertices, joints).nonzero()[:, 0]
-    expect(len(kept) > 0, WHO, "a photograph on whose keypoints the hand can be laid", f"none of {len(photographs)}")
+        faults = _faults(photographs, vertices, joints)
+        kept = (~torch.stack([*faults.values()]).any(dim=0)).nonzero()[:, 0]
+    counts = ", ".join(f"{int(bad.sum())} with {name}" for name, bad in faults.items() if bad.any())
+    wanted = "a photograph on whose keypoints the hand can be laid"
+    expect(len(kept) > 0, WHO, wanted, f"none of {len(photographs)}: {counts}")
     left_out = len(photographs) - len(kept)
     return FittedPhotographs(photographs.select(kept), vertices[kept], parameters.select(kept), left_out, fingerprint)
 
@@ -110,15 +110,20 @@ def _fit(model: HandModel, photographs: Photographs, progress: Callable[[int, in
     return HandParameters(*(torch.cat(tensors) for tensors in zip(*parts)))
 
 
-def _believable(photographs: Photographs, vertices: Tensor, joints: Tensor) -> Tensor:
-    """(B,) bool."""
+def _faults(photographs: Photographs, vertices: Tensor, joints: Tensor) -> dict[str, Tensor]:
+    """Reasons to leave photographs out, each (B,) bool."""
     known = torch.isfinite(photographs.keypoints).all(dim=-1)
     distance = (photographs.camera.project(joints) - photographs.keypoints).norm(dim=-1)
-    count = known.sum(dim=1)
-    error = torch.where(known, distance, 0).sum(dim=1) / count.clamp(min=1)
-    # A comparison with NaN is False as well.
-    good = (error <= LARGEST_ERROR * photographs.image.shape[-1]) & (vertices[..., 2] > NEAREST).all(dim=1)
-    return good & (count >= FEWEST_KEYPOINTS)
+    error = torch.where(known, distance, 0).sum(dim=1) / known.sum(dim=1).clamp(min=1)
+    near, depth = error <= LARGEST_ERROR * photographs.image.shape[-1], vertices[..., 2]
+    # A comparison with NaN is False: what is not good is bad.
+    return {
+        "too few keypoints, or within a few pixels": ~photographs.fittable(),
+        f"joints farther than {LARGEST_ERROR:.0%} of the image from them": ~near,
+        f"a hand nearer than {NEAREST:g} m or farther than {FARTHEST:g} m": ~(
+            (depth > NEAREST) & (depth < FARTHEST)
+        ).all(dim=1),
+    }
 
 
 def _names() -> list[str]:
@@ -143,7 +148,7 @@ def _read_fits(path: Path, fingerprint: str, count: int, device: torch.device) -
         with np.load(path) as file:
             made_for = str(file["photographs"])
             tensors = [torch.from_numpy(file[name]).to(device) for name in _names()]
-    except (ValueError, EOFError, KeyError, TypeError, AttributeError, OSError, zipfile.BadZipFile) as error:
+    except Exception as error:  # numpy and zipfile raise errors of many kinds
         raise ValueError(f"{WHO}: expected fits in {path}, got a damaged file: {error}") from error
     same = made_for == fingerprint and all(len(tensor) == count for tensor in tensors)
     expect(same, WHO, f"the photographs that {path} was made for", "others; remove it, or choose another folder")

@@ -16,11 +16,11 @@ from texalign.render import UVObservations
 
 def evaluate(
     encoder: UVTextureEncoder, settings: PretrainSettings, subject: Subject, count: int = 96
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """Mean absolute errors on held-out synthetic images, and their ratio to the error of the visible mean colour.
 
     ``visible``: at visible pixels of the same image; ``misaligned``: the same, observed through a wrong mesh;
-    ``hidden``: at texels that this image hides and the pair's other image shows.
+    ``hidden``: at texels that this image hides and the pair's other image shows. None where no pixel was measured.
     """
     device = next(encoder.parameters()).device
     renderer = subject.renderer
@@ -52,7 +52,11 @@ def evaluate(
                 sums[f"{name}_prior"] += float(((read - what.rgb).abs().mean(dim=-1) * valid).sum())
                 sums[f"{name}_mean"] += float(((mean - what.rgb).abs().mean(dim=-1) * valid).sum())
                 sums[f"{name}_weight"] += float(valid.sum())
-    result = {"visible_l1": sums["visible_prior"] / max(sums["visible_weight"], 1)}
+
+    def ratio(above: str, below: str) -> float | None:
+        return sums[above] / sums[below] if sums[below] > 0 else None
+
+    result = {"visible_l1": ratio("visible_prior", "visible_weight")}
     for name in ("visible", "misaligned", "hidden"):
-        result[f"{name}_l1_over_mean_colour"] = sums[f"{name}_prior"] / max(sums[f"{name}_mean"], 1e-9)
+        result[f"{name}_l1_over_mean_colour"] = ratio(f"{name}_prior", f"{name}_mean")
     return result

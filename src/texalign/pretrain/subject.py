@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -56,11 +57,17 @@ class Subject:
         expect_shape(mapped, WHO, "vertices_of(vertices)", (2, own, 3))
 
     def check(self, photographs: FittedPhotographs) -> None:
-        """Refuse photographs whose meshes have another number of vertices than they must have."""
+        """Refuse meshes with another number of vertices than they must have; say how many lie nowhere on skin."""
         given = photographs.parameters is None
         count = self.surface.vertex_count if given else len(self.model.vertices)
         name = "the surface" if given else "the bundled hand, which was fitted,"
         expect_shape(photographs.vertices, WHO, f"vertices of {name}", ("B", count, 3))
+        images = photographs.photographs
+        hidden = int((~images.on_skin(images.camera.project(photographs.vertices)).any(dim=1)).sum())
+        where = "in the image and on its mask's skin"
+        expect(hidden < len(images), WHO, f"photographs whose mesh lies {where}", f"none of {len(images)}")
+        if hidden:
+            warnings.warn(f"{WHO}: {hidden} of {len(images)} photographs have no vertex {where}", stacklevel=4)
 
 
 def _unchanged(vertices: Tensor) -> Tensor:

@@ -53,7 +53,8 @@ def pretrain(
             as before.
         device: where to train.
         checkpoint_every: steps.
-        progress: called with (step, dict of numbers) after every step, or None.
+        progress: called with (step, dict of numbers) after every step, or None. The numbers are NaN, and null in the
+            log, if no image of the step showed any of its hand.
         photographs: as `fit_photographs` gives them, of `settings.image_size`; when resuming, the same as before.
             Given meshes (``photographs.parameters`` is None) have the surface's vertices; fitted ones are those of the
             bundled hand and go through `vertices_of`.
@@ -117,7 +118,8 @@ def pretrain(
             weights = {"encoder": encoder.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
             state = {**fixed, **weights, "step": step, "hours": spent}
             write_whole(checkpoint, partial(torch.save, state))
-            line: dict[str, Any] = {"step": step, "hours": round(spent, 4), **numbers}
+            told = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+            line: dict[str, Any] = {"step": step, "hours": round(spent, 4), **told}
             if step % (HELD_OUT_EVERY * checkpoint_every) == 0:
                 averaged = copy.deepcopy(encoder)
                 averaged.load_state_dict(average)
@@ -183,7 +185,7 @@ def train_step(
     step: int,
     photographs: FittedPhotographs | None,
 ) -> dict[str, float]:
-    """One step of the optimiser on the images of this step, and its losses."""
+    """One step of the optimiser on the images of this step, and its losses; NaN if there was nothing to learn."""
     renderer, device = subject.renderer, next(encoder.parameters()).device
     generator = step_generator(settings.seed, step, device)
     pairs, photographed = settings.batch_size // VIEWS, settings.photographed_pairs
@@ -208,6 +210,8 @@ def train_step(
     (error + 0.02 * likelihood).backward()
     torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
     optimizer.step()
+    if not targets.valid.any():
+        return {"l1": math.nan, "likelihood": math.nan}
     return {"l1": float(error.detach()), "likelihood": float(likelihood.detach())}
 
 

@@ -11,6 +11,8 @@ from torch.nn import functional
 
 # Above this size a learned positional map costs more weights than it is worth.
 LARGEST_MAP = 32
+# A squared distance at which no head reads anything. Not infinite: the gradient of a sharpness multiplies it by 0.
+OUT_OF_REACH = 1e20
 
 
 class Reading(nn.Module):
@@ -46,11 +48,12 @@ class Reading(nn.Module):
         key_value = self.key_value(tokens)
         null = self.null.to(key_value.dtype).expand(batch, 1, -1)
         key, value = (_split(part, self.heads) for part in torch.cat([null, key_value], dim=1).chunk(2, dim=-1))
-        square = (grid_uv[:, None] - uv[:, None]).square().sum(dim=-1)
-        sharpness = rearrange(self.log_sharpness.exp(), "h -> h 1 1")
-        near = (-sharpness * square[:, None]).masked_fill(~valid[:, None, None], -math.inf)
-        null_logit = rearrange(self.null_logit, "h -> 1 h 1 1").expand(batch, -1, len(grid_uv), -1)
-        bias = torch.cat([null_logit.to(near.dtype), near], dim=-1)
+        x, y = (grid_uv[:, axis, None] - uv[:, None, :, axis] for axis in (0, 1))
+        # The largest array here, made in one product. Its first column is the null token's: 1 · logit.
+        square = functional.pad(torch.where(valid[:, None], x * x + y * y, OUT_OF_REACH), (1, 0), value=1.0)
+        sharpness = self.log_sharpness.exp()[:, None].expand(-1, uv.shape[1])
+        factor = torch.cat([self.null_logit[:, None], -sharpness], dim=1)
+        bias = square[:, None] * factor[:, None].to(square.dtype)
         read = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
         grid = grid + self.output(_join(read))
         return grid + self.mlp(grid)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from texalign.rasterize.backend import Rasterization
 from texalign.rasterize.functions import Blend
-from texalign.rasterize.silhouettes import along, crossing, safe_depth, silhouette_pairs
+from texalign.rasterize.silhouettes import crossing, project, silhouette_pairs
 
 
 def antialias(image: Tensor, rasterization: Rasterization, points: Tensor, faces: Tensor, twins: Tensor) -> Tensor:
@@ -23,17 +23,17 @@ def antialias(image: Tensor, rasterization: Rasterization, points: Tensor, faces
     """
     with torch.no_grad():
         pairs = silhouette_pairs(points.detach(), faces, twins, rasterization.face_index, rasterization.nearness)
-    screen = (points[..., :2] / safe_depth(points[..., 2:])).reshape(-1, 2)
-    start = along(pairs.direction, screen.index_select(0, pairs.start_row) - pairs.centre)
-    end = along(pairs.direction, screen.index_select(0, pairs.end_row) - pairs.centre)
-    distance = crossing(start, end)
+    screen = project(points)
+    distance = crossing(*(pairs.steps.place(screen, vertex) for vertex in (pairs.start, pairs.end)))
     # Beyond the segment is rounding: clamp the value, keep the slope.
     distance = distance + (distance.clamp(0, 1) - distance).detach()
     # Crossed before the border between the pixels, at 1/2: the nearer one is partly free. Beyond: the other one is
     # partly covered. Either way (other − target) is weighted by how far the crossing lies from that border.
-    nearer_changes = pairs.distance < 0.5
+    nearer_changes = distance < 0.5
     target = torch.where(nearer_changes, pairs.own, pairs.other)
     source = torch.where(nearer_changes, pairs.other, pairs.own)
     weight = torch.where(nearer_changes, 0.5 - distance, distance - 0.5)
-    blended: Tensor = Blend.apply(image.reshape(-1, image.shape[-1]), weight, target, source)
-    return blended.reshape(image.shape)
+    # By channel, each contiguous: as the torch backend has them.
+    channels = image.permute(3, 0, 1, 2)
+    blended: Tensor = Blend.apply(channels.reshape(len(channels), -1), weight, target, source)
+    return blended.reshape(channels.shape).permute(1, 2, 3, 0)

@@ -14,33 +14,35 @@ from texalign.rasterize.functions import edge_functions
 MAX_CANDIDATES = 4_000_000
 
 
-def nearest_faces(points: Tensor, faces: Tensor, height: int, width: int, near: float) -> tuple[Tensor, Tensor]:
-    """(B, H, W) int64 face index and (B·H·W,) inverse depth, 0 on the background."""
+def nearest_faces(points: Tensor, faces: Tensor, height: int, width: int, near: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The N covered pixels, ascending flat indices into B·H·W; their faces, int64; and their inverse depth, float32.
+
+    All of it is decided in float32.
+    """
     batch, face_count = points.shape[0], faces.shape[0]
-    inverse_depth = points.new_zeros(batch * height * width)
-    nearest = torch.full((batch * height * width,), face_count, dtype=torch.int64, device=points.device)
-    corners = points[:, faces].reshape(-1, 3, 3)
-    if corners.numel() and nearest.numel():
-        depth = corners[..., 2]
+    # High half: inverse depth, which orders like its bits. Low half: the face's complement, so that the lowest wins.
+    keys = torch.zeros(batch * height * width, dtype=torch.int64, device=points.device)
+    rows = faces.t()[:, None] + points.shape[1] * torch.arange(batch, device=points.device)[:, None]
+    corners = points.float().reshape(-1, 3).t().contiguous().index_select(1, rows.reshape(-1)).reshape(3, 3, -1)
+    if corners.numel() and keys.numel():
+        depth = corners[2]
         # Products of two corners, taken relative to a pixel, must not overflow.
-        usable = (corners.abs() < torch.finfo(corners.dtype).max ** 0.375).flatten(1).all(dim=1)
-        in_front = usable & (depth > near).all(dim=1)
-        crossing = usable & ~in_front & (depth > near).any(dim=1)
+        usable = (corners.abs() < torch.finfo(corners.dtype).max ** 0.375).all(dim=0).all(dim=0)
+        in_front = usable & (depth > near).all(dim=0)
+        crossing = usable & ~in_front & (depth > near).any(dim=0)
         for pixel, value, face in _candidates(corners, in_front, crossing, face_count, height, width, near):
-            before = inverse_depth
-            inverse_depth = before.scatter_reduce(0, pixel, value, "amax")
-            # A pixel that got nearer forgets its face; then the lowest face index at the nearest depth wins.
-            nearest = torch.where(inverse_depth > before, face_count, nearest)
-            face = torch.where(value == inverse_depth.index_select(0, pixel), face, face_count)
-            nearest = nearest.scatter_reduce(0, pixel, face, "amin")
-    face_index = torch.where(nearest < face_count, nearest, -1)
-    return face_index.reshape(batch, height, width), inverse_depth
+            key = value.view(torch.int32).to(torch.int64).bitwise_left_shift_(32).bitwise_or_(face)
+            keys.scatter_reduce_(0, pixel, key, "amax")
+    pixels = (keys > 0).nonzero()[:, 0]
+    found = keys.index_select(0, pixels)
+    face = found.to(torch.int32).bitwise_not_().to(torch.int64)
+    return pixels, face, found.bitwise_right_shift_(32).to(torch.int32).view(torch.float32)
 
 
 def _candidates(
     corners: Tensor, in_front: Tensor, crossing: Tensor, face_count: int, height: int, width: int, near: float
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Chunks of (pixel, inverse depth, face) triples covering every pixel centre inside every face."""
+    """Chunks of (pixel, inverse depth, complement of the face in 32 bits) covering every pixel centre in every face."""
     row_counts, table = _face_rows(corners, in_front, height, width)
     # Both lengths in one wait for the device.
     row_total, crossing_total = torch.stack([row_counts.sum(), crossing.sum()]).tolist()
@@ -48,26 +50,33 @@ def _candidates(
     if crossing_total:
         rows = crossing.nonzero()[:, 0]
         for chunk in rows.split(max(1, MAX_CANDIDATES // (height * width))):
-            yield _clipped_candidates(corners.index_select(0, chunk), chunk, face_count, height, width, near)
+            yield _clipped_candidates(corners.index_select(2, chunk), chunk, face_count, height, width, near)
 
 
 def _face_rows(corners: Tensor, in_front: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """On how many rows of pixel centres each face lies (0 unless it is wholly in front), and all that a row needs."""
-    x, y = (corners[..., 0] / corners[..., 2], corners[..., 1] / corners[..., 2])
-    order = y.argsort(dim=1, stable=True)
-    x, y = x.gather(1, order), y.gather(1, order)
-    top = (y[:, 0] - 0.5).ceil().clamp(0, height)
-    bottom = (y[:, 2] - 0.5).ceil().clamp(0, height)
-    visible = in_front & (x.amax(dim=1) > 0.5) & (x.amin(dim=1) < width)
+    inverse = 1.0 / corners[2]
+    # (y, x, 1/z) of the top, middle and bottom corner.
+    first, second, third = torch.stack([corners[1] * inverse, corners[0] * inverse, inverse]).unbind(1)
+    first, second = _by_height(first, second)
+    second, third = _by_height(second, third)
+    first, second = _by_height(first, second)
+    (y0, x0, _), (y1, x1, _), (y2, x2, _) = first, second, third
+    top = (y0 - 0.5).ceil().clamp(0, height)
+    bottom = (y2 - 0.5).ceil().clamp(0, height)
+    visible = in_front & (torch.maximum(torch.maximum(x0, x1), x2) > 0.5)
+    visible &= torch.minimum(torch.minimum(x0, x1), x2) < width
     row_counts = torch.where(visible, bottom - top, 0).clamp(min=0).to(torch.int64)
     # Per face: the long edge (top to bottom corner) and the two short ones.
-    slope_long = _slope(x[:, 0], y[:, 0], x[:, 2], y[:, 2])
-    slope_upper = _slope(x[:, 0], y[:, 0], x[:, 1], y[:, 1])
-    slope_lower = _slope(x[:, 1], y[:, 1], x[:, 2], y[:, 2])
-    base, gradient_x, gradient_y = _inverse_depth_plane(x, y, 1.0 / corners[..., 2].gather(1, order))
-    lowest, highest = 1.0 / corners[..., 2].amax(dim=1), 1.0 / corners[..., 2].amin(dim=1)
-    upper = (x[:, 0], y[:, 0], x[:, 1], y[:, 1], slope_long, slope_upper, slope_lower)
-    return row_counts, torch.stack([*upper, base, gradient_x, gradient_y, lowest, highest, top], dim=1)
+    slopes = (_slope(x0, y0, x2, y2), _slope(x0, y0, x1, y1), _slope(x1, y1, x2, y2))
+    plane = _inverse_depth_plane(first, second, third)
+    return row_counts, torch.stack([x0, y0, x1, y1, *slopes, *plane, inverse.amin(dim=0), inverse.amax(dim=0), top])
+
+
+def _by_height(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """The corners with the lower y first."""
+    swap = second[0] < first[0]
+    return torch.where(swap, second, first), torch.where(swap, first, second)
 
 
 def _span_candidates(
@@ -82,7 +91,7 @@ def _span_candidates(
     )
     first = row_counts.cumsum(0) - row_counts
     step = torch.arange(row_total, device=table.device) - first.index_select(0, corner_row)
-    of_row = table.index_select(0, corner_row).unbind(1)
+    of_row = table.index_select(1, corner_row)
     x0, y0, x1, y1, s02, s01, s12, base, gradient_x, gradient_y, lowest, highest, top = of_row
     row = step.to(top.dtype) + top
     centre = row + 0.5
@@ -98,9 +107,8 @@ def _span_candidates(
     gradient = (value_right - value_left) / (right - left - 1).clamp(min=1)
 
     sample = corner_row.div(face_count, rounding_mode="floor")
-    face_id = corner_row - sample * face_count
     first_pixel = (sample * height + row.to(torch.int64)) * width + left.to(torch.int64)
-    yield from _expand_spans(counts, first_pixel, value_left, gradient, face_id)
+    yield from _expand_spans(counts, first_pixel, value_left, gradient, _complement(corner_row - sample * face_count))
 
 
 def _expand_spans(
@@ -138,17 +146,20 @@ def _clipped_candidates(
     row = pixel.div(width, rounding_mode="floor")
     x = (pixel - row * width).to(corners.dtype) + 0.5
     y = row.to(corners.dtype) + 0.5
-    relative_x = corners[:, None, :, 0] - x[None, :, None] * corners[:, None, :, 2]
-    relative_y = corners[:, None, :, 1] - y[None, :, None] * corners[:, None, :, 2]
-    edges = edge_functions(relative_x, relative_y)
-    total = edges.sum(dim=-1)
-    weights = edges / torch.where(total.abs() > 0, total, 1)[..., None]
-    depth = (weights * corners[:, None, :, 2]).sum(dim=-1)
-    inside = (weights >= 0).all(dim=-1) & (total.abs() > 0) & (depth >= near)
+    corner_x, corner_y, corner_depth = corners[..., None]
+    edges = edge_functions(corner_x - x * corner_depth, corner_y - y * corner_depth)
+    total = edges.sum(dim=0)
+    weights = edges / torch.where(total.abs() > 0, total, 1)
+    depth = (weights * corner_depth).sum(dim=0)
+    inside = (weights >= 0).all(dim=0) & (total.abs() > 0) & (depth >= near)
     which, where = inside.nonzero().unbind(1)
     sample = corner_rows.div(face_count, rounding_mode="floor").index_select(0, which)
     face = corner_rows.index_select(0, which) - sample * face_count
-    return sample * count + where, 1.0 / depth[which, where], face
+    return sample * count + where, 1.0 / depth[which, where], _complement(face)
+
+
+def _complement(face: Tensor) -> Tensor:
+    return face.bitwise_not().bitwise_and_(0xFFFFFFFF)
 
 
 def _slope(x0: Tensor, y0: Tensor, x1: Tensor, y1: Tensor) -> Tensor:
@@ -156,13 +167,15 @@ def _slope(x0: Tensor, y0: Tensor, x1: Tensor, y1: Tensor) -> Tensor:
     return torch.where(rise > 0, (x1 - x0) / torch.where(rise > 0, rise, 1), 0)
 
 
-def _inverse_depth_plane(x: Tensor, y: Tensor, inverse_depth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """1/z is affine in screen coordinates: its value at corner 0 and its gradient, 0 for zero-area faces."""
-    x1, y1, z1 = x[:, 1] - x[:, 0], y[:, 1] - y[:, 0], inverse_depth[:, 1] - inverse_depth[:, 0]
-    x2, y2, z2 = x[:, 2] - x[:, 0], y[:, 2] - y[:, 0], inverse_depth[:, 2] - inverse_depth[:, 0]
+def _inverse_depth_plane(first: Tensor, second: Tensor, third: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """1/z is affine in screen coordinates: its value at the first of three corners (y, x, 1/z) and its gradient by x
+    and y, 0 for zero-area faces.
+    """
+    y1, x1, z1 = second - first
+    y2, x2, z2 = third - first
     area = x1 * y2 - x2 * y1
     solid = area.abs() > 1e-12
     area = torch.where(solid, area, 1)
     gradient_x = torch.where(solid, (z1 * y2 - z2 * y1) / area, 0)
     gradient_y = torch.where(solid, (z2 * x1 - z1 * x2) / area, 0)
-    return inverse_depth[:, 0], gradient_x, gradient_y
+    return first[2], gradient_x, gradient_y

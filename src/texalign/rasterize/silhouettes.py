@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -10,11 +9,35 @@ from torch import Tensor
 
 # Faces walked between two pixel centres before giving up. A hand of 1,538 faces across 64 pixels needs up to about ten.
 MAX_STEPS = 12
-# Pairs that have arrived are removed after every second step: it takes a wait for the device, and after the first step
-# nearly all of them are still under way.
+# Pairs that have arrived are removed after every second step only, for it takes a wait for the device.
 STEPS_BETWEEN_REMOVALS = 2
 # Crossings this far (in pixels) beyond the segment between two centres are rounding, not another silhouette.
 TOLERANCE = 1 / 16
+
+
+class Steps(NamedTuple):
+    """M steps from a pixel's centre to a neighbour's, along an axis of the image.
+
+    Attributes:
+        along, across: (M,) int64, where in `project(points)` the sample's coordinates of that axis and the other begin.
+        centre_along, centre_across: (M,) the first pixel's centre.
+        sign: (M,) 1 or -1, the step.
+    """
+
+    along: Tensor
+    across: Tensor
+    centre_along: Tensor
+    centre_across: Tensor
+    sign: Tensor
+
+    def place(self, screen: Tensor, vertex: Tensor) -> tuple[Tensor, Tensor]:
+        """A vertex of each (M,) relative to the centre: pixels along the step, and across it."""
+        along = screen.index_select(0, self.along + vertex) - self.centre_along
+        return along * self.sign, screen.index_select(0, self.across + vertex) - self.centre_across
+
+    def listed(self, rows: Tensor) -> Steps:
+        """Some of the steps."""
+        return Steps(*(values.index_select(0, rows) for values in self))
 
 
 class SilhouettePairs(NamedTuple):
@@ -23,51 +46,44 @@ class SilhouettePairs(NamedTuple):
     Attributes:
         own: (M,) int64, flat index of the pixel that shows the nearer surface.
         other: (M,) int64, its neighbour, which shows what lies behind the silhouette.
-        start_row, end_row: (M,) int64, rows in points (B·V) of the silhouette edge's two ends.
-        centre: (M, 2), the nearer pixel's centre, pixels.
-        direction: (M, 2), the unit step from the nearer pixel to the other.
-        distance: (M,), how far along that step the edge is crossed, in [-1/16, 17/16].
+        start, end: (M,) int64, the two vertices of the silhouette edge.
+        steps: from the centre of `own` to that of `other`.
     """
 
     own: Tensor
     other: Tensor
-    start_row: Tensor
-    end_row: Tensor
-    centre: Tensor
-    direction: Tensor
-    distance: Tensor
+    start: Tensor
+    end: Tensor
+    steps: Steps
 
 
-def safe_depth(depth: Tensor) -> Tensor:
-    """Depth with zeros replaced, for dividing by."""
-    return torch.where(depth.abs() > 1e-12, depth, torch.full_like(depth, 1e-12))
-
-
-def along(direction: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
-    """Components of an offset (M, 2) along an axis-parallel unit direction and across it."""
-    return (offset * direction).sum(dim=-1), offset[..., 0] * direction[..., 1] - offset[..., 1] * direction[..., 0]
+def project(points: Tensor) -> Tensor:
+    """Homogeneous pixels (B, V, 3) → (2·B·V,) pixels, all x and then all y; depths of 0 are replaced."""
+    x, y, depth = points.reshape(-1, 3).unbind(1)
+    depth = torch.where(depth.abs() > 1e-12, depth, torch.full_like(depth, 1e-12))
+    return torch.cat([x / depth, y / depth])
 
 
 def crossing(start: tuple[Tensor, Tensor], end: tuple[Tensor, Tensor]) -> Tensor:
     """Where the line through two points, each given as (along, across), meets the axis across = 0."""
     rise = end[1] - start[1]
-    rise = torch.where(rise.abs() > 1e-3, rise, torch.copysign(torch.full_like(rise, 1e-3), rise))
+    rise = torch.where(rise >= 0, rise.clamp(min=1e-3), rise.clamp(max=-1e-3))
     return (start[0] * end[1] - start[1] * end[0]) / rise
 
 
-def silhouette_edges(points: Tensor, faces: Tensor, twins: Tensor) -> Tensor:
+def silhouette_edges(points: Tensor, screen: Tensor, faces: Tensor, twins: Tensor) -> Tensor:
     """(B, F, 3) bool: edge i (opposite corner i) is a boundary, or its two faces lie on its same side on the screen."""
-    screen = points[..., :2] / safe_depth(points[..., 2:])
-    corner = screen[:, faces]
-    across = screen[:, torch.where(twins >= 0, faces.reshape(-1)[twins.clamp(min=0)], faces)]
-    start, end = corner.roll(-1, dims=2), corner.roll(-2, dims=2)
-
-    def side(point: Tensor) -> Tensor:
-        a, b = start - point, end - point
-        return a[..., 0] * b[..., 1] - b[..., 0] * a[..., 1] >= 0
-
-    in_front = (points[..., 2] > 1e-6)[:, faces].all(dim=-1, keepdim=True)
-    return (side(corner) == side(across)) & in_front
+    batch, vertex_count = points.shape[:2]
+    x, y = screen.reshape(2, batch, vertex_count)
+    (x0, y0), (x1, y1), (x2, y2) = ((x.index_select(1, corner), y.index_select(1, corner)) for corner in faces.t())
+    area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
+    # Neighbours wind alike: across an edge that is no silhouette they are turned the same way.
+    opposite = (area <= 0).index_select(1, twins.clamp(min=0).div(3, rounding_mode="floor").reshape(-1))
+    same_side = (area >= 0)[..., None] == opposite.reshape(batch, *faces.shape)
+    in_front = (
+        (points[..., 2] > 1e-6).index_select(1, faces.reshape(-1)).reshape(batch, *faces.shape).all(dim=2, keepdim=True)
+    )
+    return ((twins < 0) | same_side) & in_front
 
 
 def silhouette_pairs(
@@ -87,102 +103,130 @@ def silhouette_pairs(
         face_index: (B, H, W) int64.
         nearness: (B, H, W) float, larger = nearer, 0 on the background.
     """
-    own, other = _differing_pairs(face_index, nearness.reshape(-1))
-    height, width = face_index.shape[1:]
-    sample, centre, direction = _steps(own, other, height, width, points.dtype)
-    screen = (points[..., :2] / safe_depth(points[..., 2:])).reshape(-1, 2)
-    silhouette = silhouette_edges(points, faces, twins).reshape(-1)
-    flat_faces, flat_twins = faces.reshape(-1), twins.reshape(-1)
+    screen = project(points)
+    silhouette = silhouette_edges(points, screen, faces, twins)
+    first, second, sample, steps = _differing_pairs(screen, faces, twins, face_index, silhouette.reshape(-1))
+    nearness = nearness.reshape(-1)
+    first_nearer = nearness.index_select(0, first) >= nearness.index_select(0, second)
+    own, other = torch.where(first_nearer, first, second), torch.where(first_nearer, second, first)
+    steps = steps._replace(
+        centre_along=torch.where(first_nearer, steps.centre_along, steps.centre_along + 1),
+        sign=torch.where(first_nearer, steps.sign, -steps.sign),
+    )
+    vertices, edges = faces.reshape(-1), torch.arange(faces.numel(), device=faces.device)
+    next_edge, last_edge = (edges - edges % 3 + (edges + k) % 3 for k in (1, 2))
+    # Where a walk goes on from an edge: through its twin, or nowhere, -1 at a silhouette and -2 at another boundary.
+    leads_to = torch.where(twins < 0, -2, twins)
+    leads_to = torch.where(silhouette, -1, leads_to).reshape(-1)
 
-    def place(vertex: Tensor) -> tuple[Tensor, Tensor]:
-        return along(direction, screen.index_select(0, sample * points.shape[1] + vertex) - centre)
-
-    face = face_index.reshape(-1).index_select(0, own)
-    edge, distance = _first_exit([place(flat_faces.index_select(0, 3 * face + k)) for k in range(3)], face)
-    found_edge = torch.full_like(edge, -1)
-    found_distance = torch.zeros_like(distance)
-    walking = torch.arange(len(edge), device=edge.device)
+    edge, start, end = _first_exit(3 * face_index.reshape(-1).index_select(0, own), vertices, steps, screen)
+    found = torch.zeros_like(edge)  # one more than the edge, 0 where there is none
+    walking, row, under_way = (
+        torch.arange(len(edge), device=edge.device),
+        sample * len(edges),
+        torch.ones_like(first_nearer),
+    )
+    walked = steps
     for step in range(1, MAX_STEPS + 1):
-        reached = silhouette.index_select(0, sample * flat_faces.numel() + edge)
-        good = reached & (distance > -TOLERANCE) & (distance < 1 + TOLERANCE)
-        found_edge.index_copy_(0, walking, torch.where(good, edge, -1))
-        found_distance.index_copy_(0, walking, torch.where(good, distance, 0))
-        twin = flat_twins.index_select(0, edge)
-        onward = ~reached & (distance.abs() < 1) & (twin >= 0)
+        distance, twin = crossing(start, end), leads_to.index_select(0, row + edge)
+        good = under_way & (twin == -1) & ((distance - 0.5).abs() < 0.5 + TOLERANCE)
+        found.scatter_add_(0, walking, torch.where(good, edge + 1, 0))
+        under_way = under_way & (twin >= 0) & (distance.abs() < 1)
         if step == MAX_STEPS:
             break
-        if step % STEPS_BETWEEN_REMOVALS:
-            # Those that have arrived stay where they are, and are found there again.
-            next_edge, next_distance = _next_exit(twin.clamp(min=0), flat_faces, place)
-            edge, distance = torch.where(onward, next_edge, edge), torch.where(onward, next_distance, distance)
-            continue
-        still = onward.nonzero()[:, 0]
-        if not len(still):
-            break
-        walking, twin, sample, centre, direction = (
-            t.index_select(0, still) for t in (walking, twin, sample, centre, direction)
-        )
-        edge, distance = _next_exit(twin, flat_faces, place)
+        if step % STEPS_BETWEEN_REMOVALS == 0:
+            still = under_way.nonzero()[:, 0]
+            if not len(still):
+                break
+            walked = walked.listed(still)
+            walking, row, twin, under_way = (t.index_select(0, still) for t in (walking, row, twin, under_way))
+            start, end = _select(still, start), _select(still, end)
+        # The next face winds alike, so it has the edge the other way round. The step leaves between the apex and that
+        # end of the edge which lies on the axis's other side.
+        twin = twin.clamp(min=0)
+        apex = walked.place(screen, vertices.index_select(0, twin))
+        past_start = (apex[1] >= 0) == (end[1] >= 0)
+        edge = torch.where(past_start, next_edge.index_select(0, twin), last_edge.index_select(0, twin))
+        start, end = _either(past_start, start, apex), _either(past_start, apex, end)
 
-    found = (found_edge >= 0).nonzero()[:, 0]
-    own, other, edge, distance = (t.index_select(0, found) for t in (own, other, found_edge, found_distance))
-    sample, centre, direction = _steps(own, other, height, width, points.dtype)
-    face, corner = edge.div(3, rounding_mode="floor"), edge % 3
-    start_row, end_row = (
-        sample * points.shape[1] + flat_faces.index_select(0, 3 * face + (corner + k) % 3) for k in (1, 2)
-    )
+    edge = (found - 1).clamp(min=0)
+    ends = [vertices.index_select(0, corner.index_select(0, edge)) for corner in (next_edge, last_edge)]
     # An edge that runs more along the step than across it is left to the pairs of the other axis: no piece of outline
     # counts twice.
-    extent = along(direction, screen.index_select(0, end_row) - screen.index_select(0, start_row))
-    kept = (extent[1].abs() >= extent[0].abs()).nonzero()[:, 0]
-    pairs = (own, other, start_row, end_row, centre, direction, distance)
-    return SilhouettePairs(*(t.index_select(0, kept) for t in pairs))
+    start, end = (steps.place(screen, vertex) for vertex in ends)
+    kept = ((found > 0) & ((end[1] - start[1]).abs() >= (end[0] - start[0]).abs())).nonzero()[:, 0]
+    own, other, *ends = (t.index_select(0, kept) for t in (own, other, *ends))
+    return SilhouettePairs(own, other, ends[0], ends[1], steps.listed(kept))
 
 
-def _steps(own: Tensor, other: Tensor, height: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """For pairs of flat pixel indices: the sample, the first pixel's centre (M, 2) and the unit step to the second."""
-    row = own.div(width, rounding_mode="floor")
-    centre = torch.stack([own - row * width, row % height], dim=-1).to(dtype) + 0.5
-    step = other - own
-    vertical = step.abs() == width
-    sign = step.sign().to(dtype)
-    direction = torch.stack([torch.where(vertical, 0, sign), torch.where(vertical, sign, 0)], dim=-1)
-    return row.div(height, rounding_mode="floor"), centre, direction
+def _differing_pairs(
+    screen: Tensor, faces: Tensor, twins: Tensor, face_index: Tensor, silhouette: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Steps]:
+    """4-neighbours that show different faces, their sample, and the step from the first, left or above, to the second.
 
-
-def _differing_pairs(face_index: Tensor, nearness: Tensor) -> tuple[Tensor, Tensor]:
-    """4-neighbours that show different faces: the nearer pixel and the other."""
+    Left out are those on one piece of surface, which are most: the step crosses an edge that both faces share and that
+    is no silhouette.
+    """
     differs = face_index.new_zeros(2, *face_index.shape, dtype=torch.bool)
     torch.ne(face_index[:, :, 1:], face_index[:, :, :-1], out=differs[0, :, :, :-1])
     torch.ne(face_index[:, 1:], face_index[:, :-1], out=differs[1, :, :-1])
     # Both kinds of neighbour in one list: its length is the one thing that the host has to wait for.
-    below, first = differs.reshape(2, -1).nonzero().unbind(1)
-    second = first + torch.where(below.bool(), face_index.shape[2], 1)
-    second_nearer = nearness.index_select(0, second) > nearness.index_select(0, first)
-    return torch.where(second_nearer, second, first), torch.where(second_nearer, first, second)
+    index = differs.reshape(-1).nonzero()[:, 0]
+    batch, height, width = face_index.shape
+    vertical = index >= face_index.numel()
+    first = torch.where(vertical, index - face_index.numel(), index)
+    second = first + torch.where(vertical, width, 1)
+    row = first.div(width, rounding_mode="floor")
+    sample = row.div(height, rounding_mode="floor")
+    column, row = first - row * width, row - sample * height
+    half = len(screen) // 2
+    begins = sample * (half // max(batch, 1))
+
+    one, two = (face_index.reshape(-1).index_select(0, pixel) for pixel in (first, second))
+    face = one.clamp(min=0)
+    # No face's number and not the background's lies across a boundary.
+    behind = torch.where(twins < 0, -2, twins.div(3, rounding_mode="floor"))
+    shared = [neighbour.index_select(0, face) == two for neighbour in behind.t()]
+    edge = 3 * face + torch.where(shared[1], 1, torch.where(shared[2], 2, 0))
+    across, line = begins + torch.where(vertical, 0, half), torch.where(vertical, column, row) + 0.5
+    sides = [
+        screen.index_select(0, across + faces.roll(-k, dims=1).reshape(-1).index_select(0, edge)) >= line
+        for k in (1, 2)
+    ]
+    smooth = (one >= 0) & (shared[0] | shared[1] | shared[2])
+    smooth &= ~silhouette.index_select(0, sample * faces.numel() + edge)
+    kept = (~(smooth & (sides[0] != sides[1]))).nonzero()[:, 0]
+
+    first, second, sample, vertical, column, row, begins, across, line = (
+        t.index_select(0, kept) for t in (first, second, sample, vertical, column, row, begins, across, line)
+    )
+    centre = torch.where(vertical, row, column).to(screen.dtype) + 0.5
+    steps = Steps(
+        begins + torch.where(vertical, half, 0), across, centre, line.to(screen.dtype), torch.ones_like(centre)
+    )
+    return first, second, sample, steps
 
 
-def _first_exit(corner: list[tuple[Tensor, Tensor]], face: Tensor) -> tuple[Tensor, Tensor]:
-    """The edge of the nearer pixel's own face through which the step leaves it, as 3·face + edge, and how far away."""
-    distances = []
+def _first_exit(
+    face: Tensor, vertices: Tensor, steps: Steps, screen: Tensor
+) -> tuple[Tensor, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """The edge of the nearer pixel's own face (given as 3·face) through which the step leaves it, and the places of its
+    two ends.
+    """
+    corner = [steps.place(screen, vertices.index_select(0, face + k)) for k in range(3)]
+    above = [place[1] >= 0 for place in corner]
+    farthest, edge, start, end = torch.full_like(steps.sign, -torch.inf), face, corner[1], corner[2]
     for k in range(3):
-        start, end = corner[(k + 1) % 3], corner[(k + 2) % 3]
-        crosses = (start[1] >= 0) != (end[1] >= 0)
-        distances.append(torch.where(crosses, crossing(start, end), -torch.inf))
-    distance, edge = torch.stack(distances, dim=1).max(dim=1)
-    return 3 * face + edge, distance
+        distance = crossing(corner[k - 2], corner[k - 1])
+        later = (above[k - 2] != above[k - 1]) & (distance > farthest)
+        farthest, edge = torch.where(later, distance, farthest), torch.where(later, face + k, edge)
+        start, end = _either(later, corner[k - 2], start), _either(later, corner[k - 1], end)
+    return edge, start, end
 
 
-def _next_exit(
-    twin: Tensor, flat_faces: Tensor, place: Callable[[Tensor], tuple[Tensor, Tensor]]
-) -> tuple[Tensor, Tensor]:
-    """Having entered a face through edge `twin`, the edge through which the step leaves it, and how far away."""
-    face = twin.div(3, rounding_mode="floor")
-    entry = twin - 3 * face
-    corner = [place(flat_faces.index_select(0, 3 * face + (entry + k) % 3)) for k in range(3)]
-    apex, first, second = corner
-    # The step leaves between the apex and that end of the entry edge which lies on the axis's other side.
-    past_second = (apex[1] >= 0) == (first[1] >= 0)
-    end = (torch.where(past_second, second[0], first[0]), torch.where(past_second, second[1], first[1]))
-    edge = 3 * face + (entry + torch.where(past_second, 1, 2)) % 3
-    return edge, crossing(apex, end)
+def _select(rows: Tensor, place: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return place[0].index_select(0, rows), place[1].index_select(0, rows)
+
+
+def _either(condition: Tensor, place: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return torch.where(condition, place[0], other[0]), torch.where(condition, place[1], other[1])

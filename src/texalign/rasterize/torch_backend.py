@@ -27,62 +27,71 @@ class TorchRasterization:
         face_index, nearness, barycentric: of `Rasterization`; nearness is the inverse depth.
         pixels: (N,) int64, flat index into B·H·W of the covered pixels, ascending.
         pixel_faces, pixel_samples: (N,) int64, their faces, and their images in the batch.
-        pixel_barycentric: (N, 3), their barycentrics.
+        pixel_barycentric: (3, N), their barycentrics.
     """
 
-    def __init__(
-        self, face_index: Tensor, inverse_depth: Tensor, face_count: int, points: Tensor, faces: Tensor
-    ) -> None:
-        self.face_index = face_index
-        self.nearness = inverse_depth.reshape(face_index.shape)
-        height, width = face_index.shape[1:]
-        self.pixels = (face_index.reshape(-1) >= 0).nonzero()[:, 0]
-        self.pixel_faces = face_index.reshape(-1).index_select(0, self.pixels)
-        self.pixel_samples = self.pixels.div(height * width, rounding_mode="floor") if height * width else self.pixels
-        corner_rows = self.pixel_samples * face_count + self.pixel_faces
-        offset = self.pixels - self.pixel_samples * (height * width)
-        row = offset.div(max(width, 1), rounding_mode="floor")
-        column = offset - row * width
-        self.pixel_barycentric: Tensor = Barycentrics.apply(
-            points[:, faces].reshape(-1, 9), corner_rows, column.to(points.dtype) + 0.5, row.to(points.dtype) + 0.5
-        )
+    def __init__(self, points: Tensor, faces: Tensor, height: int, width: int, near: float) -> None:
+        batch, vertex_count = points.shape[:2]
+        with torch.no_grad():
+            self.pixels, self.pixel_faces, nearness = nearest_faces(points.detach(), faces, height, width, near)
+            blank = self.pixels.new_full((batch * height * width,), -1)
+            self.face_index = blank.scatter_(0, self.pixels, self.pixel_faces).reshape(batch, height, width)
+            self.nearness = (
+                nearness.new_zeros(blank.shape).scatter_(0, self.pixels, nearness).reshape(batch, height, width)
+            )
+            row = self.pixels.div(max(width, 1), rounding_mode="floor")
+            self.pixel_samples = row.div(max(height, 1), rounding_mode="floor")
+            x = (self.pixels - row * width).to(points.dtype).add_(0.5)
+            y = (row - self.pixel_samples * height).to(points.dtype).add_(0.5)
+        self._faces, self._corners = faces, self._corner_rows(faces, vertex_count)
+        self.pixel_barycentric: Tensor = Barycentrics.apply(points.reshape(-1, 3), self._corners, x, y)
+        self._last: tuple[Tensor, Tensor] | None = None
 
     @cached_property
     def barycentric(self) -> Tensor:
         """(B, H, W, 3), 0 on the background."""
         return self.to_image(self.pixel_barycentric)
 
+    def corner_rows(self, faces: Tensor, batch: int, count: int) -> Tensor:
+        """(3, N) int64, the corners of the pixels' faces as rows of attributes (batch, count, C), batch B or 1."""
+        if faces is self._faces and batch == len(self.face_index):
+            return self._corners
+        return self._corner_rows(faces, count if batch > 1 else 0)
+
+    def _corner_rows(self, faces: Tensor, count: int) -> Tensor:
+        rows = torch.stack([corner.index_select(0, self.pixel_faces) for corner in faces.t()])
+        return rows.add_(self.pixel_samples * count) if count else rows
+
     def to_image(self, values: Tensor) -> Tensor:
-        """Values (N, C) of the covered pixels → (B, H, W, C), zero on the background."""
+        """Values (C, N) of the covered pixels → (B, H, W, C), zero on the background."""
         dense: Tensor = ToImage.apply(values, self.pixels, self.face_index.numel())
-        return dense.reshape(*self.face_index.shape, values.shape[-1])
+        image = dense.reshape(len(values), *self.face_index.shape).permute(1, 2, 3, 0)
+        self._last = (image, values)
+        return image
 
     def from_image(self, image: Tensor) -> Tensor:
-        """(B, H, W, C) → (N, C), the covered pixels."""
-        return image.reshape(-1, image.shape[-1]).index_select(0, self.pixels)
+        """(B, H, W, C) → (C, N), the covered pixels."""
+        if self._last is not None and image is self._last[0]:
+            return self._last[1]
+        return image.permute(3, 0, 1, 2).flatten(1).index_select(1, self.pixels)
 
 
 def rasterize(points: Tensor, faces: Tensor, height: int, width: int, near: float) -> TorchRasterization:
-    """See `Backend.rasterize`. Float32 or float64; a corner so large that products overflow counts as not finite.
+    """See `Backend.rasterize`. Float32 or float64 (faces are found in float32); a corner so large that products
+    overflow counts as not finite.
 
     Memory: at most `nearest.MAX_CANDIDATES` (pixel, face) pairs are held at once, whatever the batch, some 200 MB; the
     rest is proportional to B·H·W.
     """
-    with torch.no_grad():
-        face_index, inverse_depth = nearest_faces(points.detach(), faces, height, width, near)
-    return TorchRasterization(face_index, inverse_depth, faces.shape[0], points, faces)
+    return TorchRasterization(points, faces, height, width, near)
 
 
 def interpolate(attributes: Tensor, attribute_faces: Tensor, rasterization: TorchRasterization) -> Tensor:
     """See `Backend.interpolate`."""
-    corners = attribute_faces.index_select(0, rasterization.pixel_faces)
-    if attributes.shape[0] > 1:
-        corners = corners + rasterization.pixel_samples[:, None] * attributes.shape[1]
-    rows = attributes.reshape(-1, attributes.shape[-1])
-    # Three scaled sums: reducing a short inner dimension is several times slower.
+    corners = rasterization.corner_rows(attribute_faces, *attributes.shape[:2])
+    channels = attributes.reshape(-1, attributes.shape[-1]).t().contiguous()
     first, second, third = (
-        rows.index_select(0, corner) * weight[:, None]
-        for corner, weight in zip(corners.unbind(1), rasterization.pixel_barycentric.unbind(1))
+        channels.index_select(1, corner) * weight for corner, weight in zip(corners, rasterization.pixel_barycentric)
     )
     return rasterization.to_image(first + second + third)
 
@@ -90,5 +99,4 @@ def interpolate(attributes: Tensor, attribute_faces: Tensor, rasterization: Torc
 def sample_texture(texture: Tensor, uv: Tensor, rasterization: TorchRasterization, redirect: Tensor) -> Tensor:
     """See `Backend.sample_texture`."""
     colour: Tensor = Bilinear.apply(texture, rasterization.from_image(uv), rasterization.pixel_samples, redirect)
-    layers = torch.cat([colour, torch.ones_like(colour[:1])])
-    return rasterization.to_image(layers.t())
+    return rasterization.to_image(torch.cat([colour, torch.ones_like(colour[:1])]))

@@ -56,10 +56,11 @@ class Scene:
             redirect = self.surface.texel_map(texture.shape[-1]).redirect
             layers = self.backend.sample_texture(texture.float(), self.uv, self.found, redirect)
             layers = self.backend.antialias(layers, self.found, self.points, self.surface.faces, self.surface.twins)
-            layers = layers.permute(0, 3, 1, 2)
+            # Split with the channels first, where the backward pass is one copy of contiguous planes.
+            image, coverage = (part.transpose(0, 1) for part in layers.permute(3, 0, 1, 2).split((3, 1)))
         return Rendering(
-            image=layers[:, :3],
-            coverage=layers[:, 3:].clamp(0, 1),
+            image=image,
+            coverage=coverage.clamp(0, 1),
             face_index=self.found.face_index,
             depth=self.depth[:, None],
             uv=self.uv,
