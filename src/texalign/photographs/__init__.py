@@ -2,6 +2,7 @@
 
 from texalign.photographs.detect import DetectedHand, detect_hands
 from texalign.photographs.fitted import FittedPhotographs, fit_photographs
+from texalign.photographs.focal_length import read_focal
 from texalign.photographs.folder import Photographs, photograph_ids, read_photographs
 from texalign.photographs.image_files import read_image, read_mask
 from texalign.photographs.keypoints import HandKeypoints, read_keypoints
@@ -14,6 +15,7 @@ __all__ = [
     "detect_hands",
     "fit_photographs",
     "photograph_ids",
+    "read_focal",
     "read_image",
     "read_keypoints",
     "read_mask",
