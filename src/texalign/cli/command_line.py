@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from texalign import __version__
 from texalign._internal import MissingExtraError
+from texalign.cli.align_command import add_align
 from texalign.cli.arguments import INTERRUPTED, MISUSED
 from texalign.cli.demo_command import add_demo
 from texalign.cli.doctor_command import add_doctor
@@ -45,6 +46,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"texalign {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     parser.set_defaults(command=None)
-    for add in (add_demo, add_pretrain, add_doctor):
+    for add in (add_demo, add_align, add_pretrain, add_doctor):
         add(commands)
     return parser
