@@ -29,7 +29,7 @@ def refine(
     objective: Objective,
     steps: int,
     rate: float = 0.02,
-    progress: Callable[[int, HandParameters, Hand], None] | None = None,
+    progress: Callable[[int, HandParameters, Hand], object] | None = None,
 ) -> HandParameters:
     """Minimise the sum of an objective's values (B,) by Adam over all parameters, under ``torch.no_grad`` as well.
 
