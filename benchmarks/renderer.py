@@ -117,7 +117,8 @@ def render_plainly(surface: ta.HandSurface, points: Tensor, texture: Tensor, siz
         first = image * (height * width) + row.long() * width + column.long()
         taps = torch.cat([first, first + 1, first + width, first + width + 1])
     texels = texture.transpose(0, 1).reshape(3, -1).index_select(1, taps).reshape(3, 4, -1)
-    upper, lower = torch.lerp(*texels[:, :2].unbind(1), u - column), torch.lerp(*texels[:, 2:].unbind(1), u - column)
+    one, two, three, four = texels.unbind(1)
+    upper, lower = torch.lerp(one, two, u - column), torch.lerp(three, four, u - column)
     colours = torch.zeros(3, batch * size * size).index_copy(1, pixel, torch.lerp(upper, lower, v - row))
     return colours.reshape(3, batch, size, size).transpose(0, 1)
 

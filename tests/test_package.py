@@ -3,14 +3,12 @@ from __future__ import annotations
 import importlib.metadata
 import inspect
 import pkgutil
-import re
 import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
 
 import pytest
-import torch
 
 import texalign as ta
 
@@ -68,19 +66,6 @@ def test_importing_pulls_in_no_optional_package_and_no_compiler():
 def test_the_package_stays_small():
     requirements = [r for r in importlib.metadata.requires("texalign") if "extra ==" not in r]
     assert sorted(r.split(">")[0] for r in requirements) == ["einops", "numpy", "safetensors", "torch"]
-
-
-def test_the_readmes_example_runs(hand):
-    readme = Path(__file__).parent.parent / "README.md"
-    (example,) = re.findall(r"```python\n(.*?)```", readme.read_text(encoding="utf-8"), flags=re.DOTALL)
-    vertices = hand(torch.zeros(1, 16, 3)).vertices.requires_grad_()
-    given = {
-        "pred_cam": torch.tensor([[6.0, 0.07, 0.0]]),
-        "image": torch.rand(1, 3, 256, 256),
-        "pred_vertices": vertices,
-    }
-    exec(example, given)
-    assert vertices.grad.abs().sum() > 0
 
 
 if __name__ == "__main__":

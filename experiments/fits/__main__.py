@@ -1,11 +1,13 @@
 """Does the loss pull hands into place? The prior, the landscape, fits to synthetic images and to photographs.
 
     python experiments/fits [--sections prior landscape synthetic real] [--fine-tuned FOLDER] [--images 64]
+    python experiments/fits --sections people ratios --people FOLDER [--prior FOLDER]
 
 Prints the tables, writes them to experiments/results/fits.json, and keeps what is finished in a folder: the same
 command again goes on where it was interrupted, and processes with other --sections or --seeds can share the work. The
 parts on photographs need TEXALIGN_REAL_DATA, the folder of the photographs (frames 318 to 397 are measured on); without
-it they are left out.
+it they are left out. The sections `people` and `ratios` have files of their own, fits_people.json and fits_ratios.json
+beside the other; their photographs are in the folders `sld` and `hgr` of --people.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import texalign as ta
 from fits import real_refinement as real
 from fits import synthetic_refinement as synthetic_fits
+from fits.across_people import AcrossPeople, digest_of
 from fits.comparison import comparison
 from fits.landscape import Batch, landscape, landscape_rows
 from fits.plain_scenes import plain_scenes
@@ -32,7 +35,7 @@ from fits.prior import Errors, errors_in_chunks, errors_on, prior_row
 from fits.stand_ins import MeanColour, PlainDifference
 from fits.store import Store
 from fits.synthetic_refinement import Extra, with_loss
-from recording import digest, environment, table, write_json
+from recording import environment, table, write_json
 from texalign import synthetic
 from texalign.hand import HandModel, pose_hand
 from texalign.photographs import Photographs, read_photographs
@@ -40,6 +43,7 @@ from texalign.photographs import Photographs, read_photographs
 EXPERIMENTS = Path(__file__).resolve().parents[1]
 SIZE, CHUNK, FRAMES_A_CHUNK = 128, 16, 20
 SECTIONS = ("prior", "landscape", "synthetic", "real")
+PEOPLE_SECTIONS = ("ratios", "people")
 # Images of these seeds are seen by no training, and no choice was made on them.
 PLAIN_SEED, CLUTTERED_SEED = 20_001, 20_000
 
@@ -189,24 +193,45 @@ class Fits:
         return real.to_lists(*real.starts(chunk, real.true_fits(chunk), chunk_seed))
 
 
-def digest_of(encoder: nn.Module) -> str:
-    """Of the weights."""
-    return digest(b"".join(tensor.numpy().tobytes() for tensor in encoder.state_dict().values()))
+def across_people(arguments: argparse.Namespace, section: str) -> None:
+    """Print the tables of a section on photographs of many people, and write them down."""
+    surface = ta.HandSurface.mano()
+    priors = {"bundled": ta.UVTextureEncoder.from_pretrained(surface=surface)}
+    if arguments.prior:
+        priors["other"] = ta.UVTextureEncoder.from_pretrained(arguments.prior, surface)
+    root = os.environ.get("TEXALIGN_REAL_DATA")
+    renderer = ta.TexturedHandRenderer(surface, SIZE, backend="torch")
+    fits = AcrossPeople(renderer, priors, arguments.people, Path(root) if root else None, arguments.keep)
+    tables = {"ratios": fits.ratio_tables, "people": fits.final_tables}[section]()
+    for name, rows in tables.items():
+        print(f"\n{name}\n\n{table(rows)}")
+    command = f"python experiments/fits --sections {section} --people FOLDER"
+    command += " --prior FOLDER" if arguments.prior else ""
+    weights = {name: digest_of(prior) for name, prior in priors.items()}
+    content = {"command": command, "environment": environment(), "settings": fits.settings(section)}
+    write_json(arguments.output.with_name(f"fits_{section}.json"), content | {"weights": weights, "tables": tables})
 
 
 def main() -> None:
     """Print the tables and write them down."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS)
+    parser.add_argument("--sections", nargs="+", choices=(*SECTIONS, *PEOPLE_SECTIONS), default=SECTIONS)
     parser.add_argument("--images", type=int, default=64, help="synthetic ones, a multiple of 16")
     parser.add_argument("--every", type=int, default=1, help="take every n-th photograph")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the labels' noise")
-    parser.add_argument("--prior", type=Path, help="weights other than the bundled ones")
+    parser.add_argument("--prior", type=Path, help="other weights: for the bundled ones, in `people` beside them")
+    parser.add_argument("--people", type=Path, help="folder of `sld` and `hgr`, photographs of many people")
     parser.add_argument("--fine-tuned", type=Path, help="weights trained on the photographs 0 to 297 as well")
     parser.add_argument("--keep", type=Path, default=EXPERIMENTS / "unfinished", help="folder of what is done")
     parser.add_argument("--output", type=Path, default=EXPERIMENTS / "results" / "fits.json")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    for section in (section for section in PEOPLE_SECTIONS if section in arguments.sections):
+        if arguments.people is None:
+            parser.error(f"--sections {section} needs --people FOLDER")
+        across_people(arguments, section)
+    if not set(SECTIONS) & set(arguments.sections):
+        return
     fits = Fits(arguments)
     tables: dict[str, list[dict[str, Any]]] = {}
     if "prior" in arguments.sections:

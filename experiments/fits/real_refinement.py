@@ -29,11 +29,15 @@ Value = TypeVar("Value")
 
 def noisy_labels(photographs: Photographs, generator: torch.Generator) -> Tensor:
     """(B, 21, 2) pixels."""
-    true = known(photographs.joints_image)
-    noise = LABEL_NOISE * torch.randn(true.shape, generator=generator)
-    far = nn.functional.normalize(torch.randn(true.shape, generator=generator), dim=-1) * OUTLIER
-    outlier = torch.rand(true.shape[:2], generator=generator)[..., None] < OUTLIER_SHARE
-    return true + torch.where(outlier, far, noise)
+    return noisy(known(photographs.joints_image), generator)
+
+
+def noisy(marks: Tensor, generator: torch.Generator) -> Tensor:
+    """Marks (B, 21, 2) with noise and outliers."""
+    noise = LABEL_NOISE * torch.randn(marks.shape, generator=generator)
+    far = nn.functional.normalize(torch.randn(marks.shape, generator=generator), dim=-1) * OUTLIER
+    outlier = torch.rand(marks.shape[:2], generator=generator)[..., None] < OUTLIER_SHARE
+    return marks + torch.where(outlier, far, noise)
 
 
 def turned(fit: HandParameters, generator: torch.Generator) -> HandParameters:

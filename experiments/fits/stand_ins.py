@@ -40,16 +40,24 @@ class PlainDifference(nn.Module):
         super().__init__()
         self.renderer, self.encoder, self.composited, self.copied = renderer, encoder, composited, copied
 
-    def forward(self, vertices: Tensor, camera: ta.PinholeCamera, image: Tensor, generator: torch.Generator) -> Tensor:
-        """(B,)."""
+    def forward(
+        self,
+        vertices: Tensor,
+        camera: ta.PinholeCamera,
+        image: Tensor,
+        generator: torch.Generator,
+        valid: Tensor | None = None,
+    ) -> Tensor:
+        """(B,). Pixels outside `valid` are neither observed nor compared."""
         if self.copied:
             texture, _ = self.renderer.unwrap(vertices, camera, image)
         else:
             with torch.no_grad():
-                texture = self.encoder(self.renderer.observe(vertices, camera, image, None, 512, generator))
+                texture = self.encoder(self.renderer.observe(vertices, camera, image, valid, 512, generator))
         rendering = self.renderer(vertices, camera, texture)
         if self.composited:
-            return (rendering.image - rendering.coverage * image).abs().mean(dim=(1, 2, 3))
-        covered = (rendering.face_index >= 0)[:, None].to(image.dtype)
+            difference = (rendering.image - rendering.coverage * image).abs()
+            return (difference if valid is None else difference * valid).mean(dim=(1, 2, 3))
+        covered = (rendering.face_index >= 0)[:, None].to(image.dtype) * (1 if valid is None else valid)
         difference = (rendering.image - image).abs().mean(dim=1, keepdim=True)
         return (difference * covered).sum(dim=(1, 2, 3)) / covered.sum(dim=(1, 2, 3)).clamp(min=1)

@@ -25,6 +25,11 @@ class PinholeCamera:
     Raises:
         ValueError: another shape, dtype, or two devices. Values (focal ≤ 0, NaN) are not looked at here: the renderer
             drops such samples, or raises under ``validate=True``.
+
+    Example:
+        >>> camera = PinholeCamera(focal=torch.tensor([[600.0, 600.0]]), principal=torch.tensor([[64.0, 64.0]]))
+        >>> camera.batch_size
+        1
     """
 
     focal: Tensor
@@ -62,6 +67,11 @@ class PinholeCamera:
         Raises:
             ValueError: a K with skew or rotation, such as that of a rotated crop: it is refused on the CPU; on other
                 devices, where that would make the host wait, the camera's focal length is NaN and the sample skipped.
+
+        Example:
+            >>> K = torch.tensor([[600.0, 0.0, 320.0], [0.0, 600.0, 240.0], [0.0, 0.0, 1.0]])
+            >>> PinholeCamera.from_intrinsics(K, pixel_offset=0.5).principal
+            tensor([[320.5000, 240.5000]])
         """
         if isinstance(K, Tensor) and K.dim() == 2:
             K = K[None]
@@ -102,6 +112,12 @@ class PinholeCamera:
         Returns:
             The camera and the translation (B, 3), metres, to be added to the network's vertices:
             ``vertices + translation[:, None]``.
+
+        Example:
+            >>> cam = torch.tensor([[8.0, 0.0, 0.0]])
+            >>> camera, translation = PinholeCamera.from_weak_perspective(cam, image_size=224, focal=1000.0)
+            >>> translation
+            tensor([[0.0000, 0.0000, 1.1161]])
         """
         expect_floating(cam, "PinholeCamera.from_weak_perspective", "cam", ("B", 3))
         # 1e-9 as in HaMeR's own formula: s = 0 gives a far, finite depth.
@@ -125,6 +141,11 @@ class PinholeCamera:
         Returns:
             The camera and `pred_cam_t` (B, 3) as HaMeR computes it: vertices in the camera's frame are
             ``pred_vertices + pred_cam_t[:, None]``.
+
+        Example:
+            >>> camera, translation = PinholeCamera.from_hamer(torch.tensor([[8.0, 0.0, 0.0]]))
+            >>> camera.principal, translation
+            (tensor([[128.5000, 128.5000]]), tensor([[0.0000, 0.0000, 4.8828]]))
         """
         return cls.from_weak_perspective(pred_cam, image_size, focal, pixel_offset)
 
@@ -141,6 +162,11 @@ class PinholeCamera:
         """Points (B, N, 3), metres → pixels (B, N, 2): (fx x / z + cx, fy y / z + cy). Differentiable in both.
 
         Points with z ≤ 0 are not visible; their projection is meaningless (mirrored, or infinite at z = 0).
+
+        Example:
+            >>> camera = PinholeCamera(torch.tensor([[600.0, 600.0]]), torch.tensor([[64.0, 64.0]]))
+            >>> camera.project(torch.tensor([[[0.01, 0.0, 0.5]]]))
+            tensor([[[76., 64.]]])
         """
         expect_floating(points, "PinholeCamera.project", "points", (self.batch_size, "N", 3))
         expect_same_device("PinholeCamera.project", camera=self.focal, points=points)
@@ -153,6 +179,11 @@ class PinholeCamera:
         Args:
             width: of the image, pixels.
             which: (B,) bool, the cameras to mirror; None mirrors all.
+
+        Example:
+            >>> camera = PinholeCamera(torch.tensor([[600.0, 600.0]]), torch.tensor([[60.0, 64.0]]))
+            >>> camera.mirrored(width=128).principal
+            tensor([[68., 64.]])
         """
         principal = torch.stack([width - self.principal[:, 0], self.principal[:, 1]], dim=-1)
         if which is not None:
@@ -199,6 +230,11 @@ class PinholeCamera:
 
         Raises:
             ValueError: another shape.
+
+        Example:
+            >>> camera = PinholeCamera(torch.tensor([[600.0, 600.0]]), torch.tensor([[320.0, 240.0]]))
+            >>> camera.cropped(left_top=(200.0, 120.0), scale=0.5).principal
+            tensor([[60., 60.]])
         """
         who = "PinholeCamera.cropped"
         left_top, scale = self._pairs(left_top, who, "left_top"), self._pairs(scale, who, "scale")

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import sys
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ import texalign as ta
 from host_network import Step, batch_of, gradients, relative_difference, step_of
 
 pytestmark = pytest.mark.slow
-SNIPPETS = Path(__file__).parents[2] / "examples" / "snippets"
+PAGE = Path(__file__).parents[2] / "docs" / "lightning.md"
 PROCESSES, SIZE = 2, 32
 # A case: the loss's reduction, and where the whole batch of 4 is cut.
 CASES = {
@@ -43,10 +43,12 @@ def draws(first=0):
 
 class MeanOverProcesses(Step):
     def forward(self, batch, **options):
-        from distributed import mean_over_processes
-
+        """By the function that the page on several processes shows."""
+        page, shown = PAGE.read_text(encoding="utf-8"), {}
+        (code,) = re.findall(r"```python\n(import torch.distributed.*?)```", page, flags=re.DOTALL)
+        exec(code, shown)
         camera = ta.PinholeCamera(batch.focal, batch.principal)
-        return mean_over_processes(self.loss_fn, self.host(batch.image), camera, batch.image, **options)
+        return shown["mean_over_processes"](self.loss_fn, self.host(batch.image), camera, batch.image, **options)
 
 
 def step_for(how, reduction):
@@ -70,7 +72,6 @@ def wrapped(how, reduction):
 def work(rank, rendezvous, folder):
     """One process: all cases, the second of two steps of each (the first would leave a bucket unreduced behind)."""
     torch.set_num_threads(1)
-    sys.path.insert(0, str(SNIPPETS))
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=PROCESSES)
     found = {}
     for name, (reduction, cut) in CASES.items():

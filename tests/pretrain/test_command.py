@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import math
+import signal
 import sys
 
 import pytest
 import torch
+from PIL import Image
 
 import texalign as ta
-from texalign.cli import main
+from texalign.cli import main, pretrain_pictures
 from texalign.pretrain import training
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -23,7 +26,12 @@ def test_the_command_trains_says_where_and_resumes(photographs, tmp_path, capsys
     assert command(tmp_path, "--photograph-share", "1", *more) == 0
     told = capsys.readouterr()
     assert f"checkpoint: {tmp_path / 'checkpoint.pt'}" in told.out and "the same command again resumes" in told.out
-    assert "visible l1 over mean colour: " in told.out
+    assert "start: the bundled prior, trained on synthetic images only" in told.out
+    line = next(line for line in told.out.splitlines() if line.startswith("visible l1 over mean colour"))
+    assert 0 < float(line.split()[-2]) < 5 and line.split()[-1] == "0.4043"  # the bundled prior's
+    with Image.open(tmp_path / "held_out_000002.png") as sheet:
+        assert sheet.size == (4 * 192, 26 + 4 * 192)
+    assert (tmp_path / "held_out_errors.png").stat().st_size > 0
     assert "texalign pretrain" in told.err and "2/2" in told.err and "l1=" in told.err  # tqdm's bar
     assert "photographs: 4, and 1 left out" in told.out and "hand fitted to 5 of 5 photographs" in told.err
     provenance = ta.UVTextureEncoder.from_pretrained(tmp_path).provenance
@@ -33,7 +41,37 @@ def test_the_command_trains_says_where_and_resumes(photographs, tmp_path, capsys
     assert command(tmp_path, "--photograph-share", "1", *more) == 0
     assert "hand fitted" not in capsys.readouterr().err, "fits are kept"
     assert command(tmp_path, *more) == 2  # half of the images, by default
-    assert "expected the settings of" in capsys.readouterr().err
+    assert "got photograph_share 1.0 → 0.5\n" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_the_step_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    def step(*arguments):
+        signal.raise_signal(signal.SIGINT)
+        return {"l1": math.nan, "likelihood": math.nan}
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(training, "train_step", step)
+    assert command(tmp_path) == 130
+    told = capsys.readouterr().err
+    assert (
+        f"stopped after step 1, which {tmp_path / 'checkpoint.pt'} holds" in told and "the same command again" in told
+    )
+    assert signal.getsignal(signal.SIGINT) is before
+    monkeypatch.setattr(training, "train_step", lambda *arguments: {"l1": math.nan, "likelihood": math.nan})
+    assert command(tmp_path) == 0
+    assert "in 1 steps nothing of a hand was observed" in capsys.readouterr().err  # of those since it went on
+
+
+def test_curves_are_drawn_where_errors_are_known():
+    errors = {"visible_l1_over_mean_colour": 0.5, "hidden_l1_over_mean_colour": None}
+    reference = {f"{name}_l1_over_mean_colour": 0.2 + 0.2 * at for at, name in enumerate(pretrain_pictures.CURVES)}
+    picture = pretrain_pictures.curves([(500, errors), (1000, errors)], reference)
+    lines = {
+        name: int((picture - torch.tensor(colour)[:, None, None] / 255).abs().sum(dim=0).lt(0.02).sum())
+        for name, colour in pretrain_pictures.CURVES.items()
+    }
+    # Half of the width is 260 pixels, twice as thick; the others have only dots at the reference.
+    assert lines["visible"] > lines["hidden"] + 400 and lines["hidden"] > 100
 
 
 def test_without_tqdm_there_are_plain_lines(tmp_path, capsys, monkeypatch):

@@ -97,9 +97,9 @@ def test_a_killed_run_resumes_to_the_same_weights(name, fitted, request, tmp_pat
         pretrain(tmp_path, settings, checkpoint_every=1, progress=kill, photographs=photographs)
     assert not (tmp_path / "model.safetensors").exists()
     torch.manual_seed(1234)  # another process has other random numbers
-    assert run(tmp_path, settings, photographs=photographs) == told[1:]  # the killed step had no checkpoint yet
-    assert same(weights(folder), weights(tmp_path)) and not list(tmp_path.glob("*.tmp"))
-    assert [line["step"] for line in log(tmp_path)] == [1, 2, 3]
+    assert run(tmp_path, settings, photographs=photographs) == told[2:]  # the interrupted step left a checkpoint
+    assert same(weights(folder), weights(tmp_path)) and not list(tmp_path.glob("*.partial"))
+    assert [line["step"] for line in log(tmp_path)] == [1, 3]
 
 
 @pytest.mark.slow
@@ -118,10 +118,22 @@ def test_a_finished_run_is_not_trained_on(finished, tmp_path):
 
 
 @pytest.mark.slow
-def test_held_out_images_are_looked_at_now_and_then_without_a_trace(finished, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "HELD_OUT_EVERY", 2)
-    run(tmp_path)
+def test_more_steps_may_be_asked_of_a_finished_run_but_not_fewer(finished, tmp_path):
+    (tmp_path / "checkpoint.pt").write_bytes((finished[0] / "checkpoint.pt").read_bytes())
+    with pytest.raises(ValueError, match=r"expected the settings of .*checkpoint\.pt, got steps 3 → 2$"):
+        run(tmp_path, replace(SETTINGS, steps=2))
+    assert [step for step, _ in run(tmp_path, replace(SETTINGS, steps=5))] == [4, 5]
+    told = ta.UVTextureEncoder.from_pretrained(tmp_path).provenance
+    assert told["step_targets"] == [3, 5] and told["settings"]["steps"] == 5
+    assert not same(weights(finished[0]), weights(tmp_path))
+
+
+@pytest.mark.slow
+def test_held_out_images_are_looked_at_now_and_then_without_a_trace(finished, tmp_path):
+    looked = []
+    run(tmp_path, watch=lambda step, encoder: looked.append((step, encoder.state_dict())))
     assert ["held_out" in line for line in log(tmp_path)] == [False, True, False]
+    assert [step for step, _ in looked] == [2, 3] and same(looked[1][1], weights(tmp_path))
     assert same(weights(finished[0]), weights(tmp_path))
 
 
@@ -135,11 +147,11 @@ def test_a_run_other_than_the_checkpoints_is_refused(finished, surface):
     folder, _ = finished
     before = (folder / "checkpoint.pt").read_bytes()
     other = ta.HandSurface(surface.faces, surface.uv * 0.999, surface.uv_faces)
-    with pytest.raises(ValueError, match=r"pretrain: expected the settings of .*checkpoint\.pt, .*got "):
+    with pytest.raises(ValueError, match=r"pretrain: expected the settings of .*checkpoint\.pt, got seed 0 → 5$"):
         pretrain(folder, replace(SETTINGS, seed=5))
-    with pytest.raises(ValueError, match=rf"the surface of .*, {surface.atlas_id}, got {other.atlas_id}"):
+    with pytest.raises(ValueError, match=rf"the surface of .*, got {surface.atlas_id} → {other.atlas_id}"):
         pretrain(folder, SETTINGS, surface=other)
-    with pytest.raises(ValueError, match=r"expected the start of .*checkpoint\.pt, None, got \{\}"):
+    with pytest.raises(ValueError, match=r"expected the start of .*checkpoint\.pt, got none → others$"):
         pretrain(folder, SETTINGS, training.UVTextureEncoder(surface))
     assert (folder / "checkpoint.pt").read_bytes() == before
 
@@ -278,7 +290,7 @@ def test_a_run_on_photographs_says_so_and_is_resumed_with_the_same_only(mixed_ru
     assert told["settings"]["photograph_share"] == 0.5
     assert told["trained_on"] == "synthetic images (texalign.synthetic) and 5 photographs"
     assert told["photographs"] == {"used": 5, "left_out": 1, "fitted": True, "fingerprint": fitted.fingerprint}
-    with pytest.raises(ValueError, match=r"expected the photographs of .*checkpoint\.pt, .*'used': 5"):
+    with pytest.raises(ValueError, match=r"expected the photographs of .*checkpoint\.pt, got left_out 1 → 0, fitted"):
         pretrain(folder, MIXED, photographs=meshed)
 
 

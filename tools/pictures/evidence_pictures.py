@@ -47,32 +47,13 @@ def changes(content: dict[str, Any]) -> Any:
     return drawn
 
 
-def curves(content: dict[str, Any]) -> Any:
-    """The error on unseen images in the course of training, mean over seeds."""
-    drawn, axes = figure(1, 2, 9.6, 3.4)
-    first = content["settings"]["first_epochs"]
-    for cell, name in zip(axes[0], ("2D joints, px", "PA-MPJPE, mm")):
-        cell.axvline(first, color="0.8", linewidth=1)
-        for arm, points in content["curves"].items():
-            epochs, values = zip(*((point["epoch"], point[f"unseen {name}"]) for point in points))
-            style = {"color": "black", "linewidth": 2.2} if arm == BASELINE else {"linewidth": 1.3}
-            cell.plot(epochs, values, label=arm, **style)
-        cell.set_xlabel("epoch (line: the terms are added)", fontsize=8)
-        cell.set_title(f"{name}, unseen images", fontsize=9, pad=4)
-        cell.tick_params(labelsize=8)
-    axes[0, 1].legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.02, 1.0))
-    return drawn
-
-
 def found() -> dict[str, Any]:
     """A function for each picture that the page shows, of the tables there are."""
     pictures: dict[str, Any] = {}
     for file in sorted(RESULTS.glob("training_*.json")):
         content = json.loads(file.read_text(encoding="utf-8"))
         if "changes" in content:
-            name = file.stem.removeprefix("training_")
-            pictures[f"evidence_{name}"] = partial(changes, content)
-            pictures[f"evidence_{name}_curves"] = partial(curves, content)
+            pictures[file.stem.replace("training_", "evidence_")] = partial(changes, content)
     page = PAGE.read_text(encoding="utf-8")
     return {name: draw for name, draw in pictures.items() if f"images/{name}.png" in page}
 

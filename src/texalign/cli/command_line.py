@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from texalign import __version__
 from texalign._internal import MissingExtraError
+from texalign.cli.align_command import add_align
 from texalign.cli.arguments import INTERRUPTED, MISUSED
 from texalign.cli.demo_command import add_demo
 from texalign.cli.doctor_command import add_doctor
@@ -21,7 +22,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 1 if something does not work here, 2 for a user's mistake, told in one line on standard error.
     """
-    options = build_parser().parse_args(arguments)
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help()
+        return 0
     try:
         return int(options.command(options))
     except (MissingExtraError, OSError) as error:
@@ -39,7 +44,8 @@ def build_parser() -> argparse.ArgumentParser:
         description="Texture as a training signal for 3D hand reconstruction.",
     )
     parser.add_argument("--version", action="version", version=f"texalign {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (add_demo, add_pretrain, add_doctor):
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    parser.set_defaults(command=None)
+    for add in (add_demo, add_align, add_pretrain, add_doctor):
         add(commands)
     return parser

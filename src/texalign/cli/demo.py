@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,20 @@ from torch import Tensor
 from texalign._internal import DEMO_EXTRA_MISSING, MissingExtraError, expect
 from texalign.cli.demo_fits import KEYPOINT_SCALE, MOVING, TOGETHER, Alignment, align
 from texalign.cli.demo_hands import synthetic_hands
-from texalign.cli.demo_pictures import Pictures
+from texalign.cli.demo_pictures import MOVING_CELL, SHEET_CELL, Pictures
 from texalign.cli.demo_table import Row, table
 from texalign.hand import HandModel, fit_to_keypoints
 from texalign.photographs import Photographs, photograph_ids, read_photographs
 from texalign.viz import save_gif, save_png
 
 SHOWN = 6
+# Photographs in the package, of people that no training has seen.
+PEOPLE, PEOPLE_SIZE = Path(str(files("texalign").joinpath("assets/people"))), 100
+# Steps of the fit that photographs start from.
+FIT_STEPS = 100
+SHEET, PEOPLE_SHEET, ANIMATION = "contact_sheet.png", "real_hands.png", "alignment.gif"
+# Ticks of the progress bar for what is no step of a fit: making or reading hands, and drawing them.
+TICKS = 6
 
 
 @dataclass(frozen=True)
@@ -27,7 +35,7 @@ class Plan:
     """How much is done.
 
     Attributes:
-        hands: synthetic ones.
+        hands: generated ones.
         photographs: at most.
         image_size: pixels.
         steps: of each refinement.
@@ -39,7 +47,26 @@ class Plan:
     steps: int
 
 
-FULL, FAST = Plan(24, 8, 128, 50), Plan(6, 4, 96, 30)
+FULL, FAST = Plan(8, 12, 128, 30), Plan(3, 3, 96, 6)
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What was done with one kind of hands.
+
+    Attributes:
+        source: the folder of the photographs; None for generated hands.
+        hands: B images, and what is known of them.
+        meshes: vertices (B, 778, 3) metres, by the names `START`, `ALONE` and `TOGETHER`.
+        weight: of the loss.
+        rows: the table.
+    """
+
+    source: Path | None
+    hands: Photographs
+    meshes: dict[str, Tensor]
+    weight: float
+    rows: tuple[Row, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,18 +76,14 @@ class DemoSummary:
     Attributes:
         files: the pictures, absolute paths.
         seconds: how long it took.
-        hands: B images, and what is known of them.
-        meshes: vertices (B, 778, 3) metres, by the names `START`, `ALONE` and `TOGETHER`.
-        rows: the table.
+        parts: generated hands and real ones, or photographs of one's own.
         steps: of each refinement.
         left_out: photographs that have too few keypoints to start from.
     """
 
     files: tuple[Path, ...]
     seconds: float
-    hands: Photographs
-    meshes: dict[str, Tensor]
-    rows: tuple[Row, ...]
+    parts: tuple[Part, ...]
     steps: int
     left_out: int = 0
 
@@ -72,18 +95,17 @@ def run(
     images: Path | None = None,
     count: int | None = None,
 ) -> DemoSummary:
-    """Align hands, measure how well, and draw ``contact_sheet.png`` and ``alignment.gif``, with a progress bar.
+    """Align hands, measure how well, and draw sheets and an animation, with a progress bar.
 
-    Synthetic hands start near the truth, with the pose and place wrong and the shape known; photographs start from a
+    Generated hands start near the truth, with the pose and place wrong and the shape known; photographs start from a
     fit to their keypoints. Both refinements start there, and take the same steps.
 
     Args:
         output: a folder, made if need be; pictures of these names in it are replaced, each at once.
-        fast: fewer and smaller hands, fewer steps.
-        seed: of the synthetic hands, the noise and the loss's draws.
-        images: a folder of photographs with keypoints (docs/photographs.md) to take in place of synthetic hands.
-        count: how many hands; photographs are spread evenly over the folder. None takes what the plan says: 24
-            synthetic hands (6 if fast) or 8 photographs (4 if fast).
+        fast: few and small hands and few steps, to see that it runs.
+        seed: of the generated hands, the noise and the loss's draws.
+        images: a folder of photographs with keypoints (docs/photographs.md) to take in place of both kinds of hands.
+        count: how many hands of a kind; photographs are spread evenly over the folder. None takes what the plan says.
 
     Raises:
         MissingExtraError: pillow or tqdm is not installed.
@@ -95,49 +117,55 @@ def run(
     expect(count is None or count > 0, "demo", "count > 0", count)
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file; expected a folder, or a name that is free")
-    photographs, left_out = None, 0
-    if images is not None:
-        ids = _spread(photograph_ids(images), count or plan.photographs)
-        photographs = read_photographs(images, ids, plan.image_size)
-        fittable = photographs.fittable()
-        expect(bool(fittable.any()), "demo", "photographs with 11 keypoints or more", f"none of {len(ids)}")
-        photographs, left_out = photographs.select(fittable.nonzero()[:, 0]), int((~fittable).sum())
+    sources = {SHEET: None, PEOPLE_SHEET: PEOPLE} if images is None else {SHEET: images}
+    photographs = {name: _photographs(source, count, plan) for name, source in sources.items() if source is not None}
+    left_out = 0
+    for name, read in photographs.items():
+        fittable = read.fittable()
+        expect(bool(fittable.any()), "demo", "photographs with 11 keypoints or more", f"none of {len(read)}")
+        photographs[name], left_out = read.select(fittable.nonzero()[:, 0]), int((~fittable).sum())
     folder.mkdir(parents=True, exist_ok=True)
-    with progress_bar(total=2 * plan.steps + 3, desc="texalign demo", unit="step") as bar:
-        if photographs is None:
-            hands, model, start = synthetic_hands(count or plan.hands, plan.image_size, seed)
-        else:
-            hands, model = photographs, HandModel()
-            start = fit_to_keypoints(model, hands.camera, hands.keypoints, KEYPOINT_SCALE * plan.image_size)
-        bar.update()
-        alignment = align(model, hands, start, plan.steps, seed, bar.update)
-        with torch.no_grad():
-            files = _draw(folder, hands, alignment, images is None)
-        bar.update(2)
-    meshes = {name: hand.vertices for name, hand in alignment.hands.items()}
-    seconds, rows = time.perf_counter() - began, table(hands, alignment.hands)
-    return DemoSummary(files, seconds, hands, meshes, rows, plan.steps, left_out)
+    parts, pictures = [], []
+    with progress_bar(total=len(sources) * (plan.steps + 2 * TICKS), desc="texalign demo", unit="step") as bar:
+        for name, source in sources.items():
+            if source is None:
+                hands, model, start = synthetic_hands(count or plan.hands, plan.image_size, seed)
+            else:
+                hands, model = photographs[name], HandModel()
+                scale = KEYPOINT_SCALE * hands.image.shape[-1]
+                start = fit_to_keypoints(model, hands.camera, hands.keypoints, scale, FIT_STEPS)
+            bar.update(TICKS)
+            alignment = align(model, hands, start, plan.steps, seed, bar.update)
+            with torch.no_grad():
+                pictures.append(save_png(folder / name, _sheet(hands, alignment, source)))
+                if name == SHEET:
+                    moving = Pictures(hands.select(torch.arange(min(MOVING, len(hands)))), MOVING_CELL)
+                    frames = moving.animation(alignment.tracks, every=plan.steps // 6)
+                    pictures.append(save_gif(folder / ANIMATION, *frames))
+            meshes = {name: hand.vertices for name, hand in alignment.hands.items()}
+            parts.append(Part(source, hands, meshes, alignment.weight, table(hands, alignment.hands)))
+            bar.update(TICKS)
+    return DemoSummary(tuple(pictures), time.perf_counter() - began, tuple(parts), plan.steps, left_out)
 
 
-def _draw(folder: Path, hands: Photographs, alignment: Alignment, synthetic_ones: bool) -> tuple[Path, ...]:
-    """Both pictures, of the first hands."""
+def _sheet(hands: Photographs, alignment: Alignment, source: Path | None) -> Tensor:
+    """The first hands."""
     shown = torch.arange(min(SHOWN, len(hands)))
     few = hands.select(shown)
     meshes = {name: hand.vertices[shown] for name, hand in alignment.hands.items()}
     generator = torch.Generator().manual_seed(0)
     _, details = alignment.loss(meshes[TOGETHER], few.camera, few.image, generator=generator, return_details=True)
-    labels = [f"hand {number + 1}" if synthetic_ones else f"image {number}" for number in few.ids]
-    pictures = Pictures(few)
-    sheet = save_png(folder / "contact_sheet.png", pictures.sheet(meshes, details, labels))
-    moving = Pictures(hands.select(torch.arange(min(MOVING, len(hands)))))
-    frames, milliseconds = moving.animation(alignment.tracks, every=2)
-    return sheet, save_gif(folder / "alignment.gif", frames, milliseconds)
+    labels = [f"hand {number + 1}" if source is None else f"image {number}" for number in few.ids]
+    truth = "truth" if source is None else "mask"
+    return Pictures(few, SHEET_CELL).sheet(meshes, details.texture, labels, truth)
 
 
-def _spread(ids: tuple[int, ...], count: int) -> tuple[int, ...]:
-    """So many of them, evenly spaced, from the first on."""
-    count = min(count, len(ids))
-    return tuple(ids[number * len(ids) // count] for number in range(count))
+def _photographs(folder: Path, count: int | None, plan: Plan) -> Photographs:
+    """So many of a folder, evenly spaced from the first on; those of the package are not enlarged."""
+    ids = photograph_ids(folder)
+    count = min(count or plan.photographs, len(ids))
+    size = min(plan.image_size, PEOPLE_SIZE) if folder == PEOPLE else plan.image_size
+    return read_photographs(folder, [ids[number * len(ids) // count] for number in range(count)], size)
 
 
 def _require_extra() -> Any:

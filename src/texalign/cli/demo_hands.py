@@ -1,4 +1,4 @@
-"""The demo's synthetic hands: what is known of them, and where they start."""
+"""The demo's generated hands: what is known of them, and where they start."""
 
 from __future__ import annotations
 
@@ -11,31 +11,33 @@ from texalign.hand import HandModel, HandParameters, KnownShape, disturbed, para
 from texalign.photographs import Photographs
 from texalign.render import TexturedHandRenderer
 from texalign.surface import HandSurface
+from texalign.synthetic import SyntheticBatch
 
 # A share of the image's side: 2 px at 128.
 KEYPOINT_NOISE = 1 / 64
-# Hands are taken that are in sight for so large a share, and no further away, metres.
-VISIBLE, FARTHEST = 0.7, 1.5
+# Hands are taken that are in sight for so large a share, fill so much of the image's side, and are no further away, m.
+VISIBLE, FILL, FARTHEST = 0.75, 0.5, 1.5
+# Of the image's side: a hand that is nearer to the border may be cut off.
+MARGIN = 0.02
 # No training draws its images from seeds like these.
 SEED_OFFSET = 2**52
+_CHUNK = 32
 
 
 def synthetic_hands(count: int, image_size: int, seed: int) -> tuple[Photographs, HandModel, HandParameters]:
     """Unseen right hands with noisy keypoints and all truth, the model in their shapes, and the misplaced start.
 
-    Hands are passed over of which less than 70 % is in the image and not hidden, and those more than 1.5 m away:
-    nothing in an image tells their depth. The mask is that of the whole hand, hidden or not.
+    Taken are hands that lie in the image as a whole, at least 75 % of them not hidden, that look like natural skin and
+    are neither small nor more than 1.5 m away: nothing in an image tells their depth. The mask is that of the whole
+    hand, hidden or not.
     """
     generator = torch.Generator().manual_seed((SEED_OFFSET + seed) % 2**63)
     renderer = TexturedHandRenderer(HandSurface.mano(), image_size)
     parts: list[tuple[Tensor, ...]] = []
     while sum(len(part[0]) for part in parts) < count:
-        batch = synthetic.generate(2 * count, image_size, generator, left_share=0.0)
+        batch = synthetic.generate(_CHUNK, image_size, generator, left_share=0.0)
         mask = renderer(batch.vertices, batch.camera, batch.image.new_ones(1, 3, 1, 1)).coverage
-        in_sight = batch.mask.sum(dim=(1, 2, 3)) / mask.sum(dim=(1, 2, 3)).clamp(min=1)
-        pixels = batch.camera.project(batch.vertices)
-        in_frame = ((pixels >= 0) & (pixels <= image_size)).all(dim=2).float().mean(dim=1)
-        good = (in_sight * in_frame >= VISIBLE) & (batch.translation[:, 2] < FARTHEST)
+        good = _well_seen(batch, mask) & _looks_like_skin(batch.image, batch.mask)
         found = (batch.image, mask, batch.vertices, batch.joints, batch.camera.focal, batch.camera.principal)
         parts.append(tuple(tensor[good] for tensor in (*found, batch.pose, batch.betas, batch.translation)))
     image, mask, vertices, joints, focal, principal, pose, betas, translation = (
@@ -47,3 +49,18 @@ def synthetic_hands(count: int, image_size: int, seed: int) -> tuple[Photographs
     hands = Photographs(tuple(range(count)), image, camera, joints_image + noise, mask, joints, joints_image, vertices)
     model = KnownShape(betas)
     return hands, model, disturbed(parameters_of_pose(model, pose, translation), generator)
+
+
+def _well_seen(batch: SyntheticBatch, mask: Tensor) -> Tensor:
+    """(B,) bool: near, large, whole in the image and hardly hidden."""
+    pixels = batch.camera.project(batch.vertices) / batch.image.shape[-1]
+    low, high = pixels.amin(dim=1), pixels.amax(dim=1)
+    framed = (low > MARGIN).all(dim=1) & (high < 1 - MARGIN).all(dim=1) & ((high - low).amax(dim=1) > FILL)
+    in_sight = batch.mask.sum(dim=(1, 2, 3)) / mask.sum(dim=(1, 2, 3)).clamp(min=1)
+    return framed & (in_sight >= VISIBLE) & (batch.translation[:, 2] < FARTHEST)
+
+
+def _looks_like_skin(image: Tensor, mask: Tensor) -> Tensor:
+    """(B,) bool: the mean colour is reddish, neither dark nor washed out nor saturated. Light and camera count, too."""
+    red, green, blue = ((image * mask).sum(dim=(2, 3)) / mask.sum(dim=(2, 3)).clamp(min=1)).unbind(dim=1)
+    return (red > 1.1 * green) & (green > 1.02 * blue) & (red < 2.5 * blue) & (red > 0.35) & (red < 0.9)

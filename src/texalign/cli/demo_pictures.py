@@ -8,68 +8,60 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
-from texalign.loss import LossDetails
+from texalign.cli.demo_fits import ALONE, START, TOGETHER
 from texalign.photographs import Photographs
 from texalign.render import TexturedHandRenderer
 from texalign.surface import HandSurface
-from texalign.viz import RESIDUAL_GAIN, contact_sheet, mark, outline, overlay, residual_heat, texture_picture
+from texalign.viz import contact_sheet, mark, outline, overlay
 
-# Pixels of a picture's side; outlines are drawn twice as large and averaged down.
-CELL = 160
-# Orange, blue and green: the start and the two refinements.
-COLOURS = ((1.0, 0.55, 0.0), (0.1, 0.85, 1.0), (0.1, 1.0, 0.2))
+# Pixels of a picture's side, on the sheet and in the animation; outlines are drawn twice as large and averaged down.
+SHEET_CELL, MOVING_CELL = 256, 160
+COLOURS = {START: (1.0, 0.55, 0.0), ALONE: (0.1, 0.85, 1.0), TOGETHER: (0.1, 1.0, 0.2)}
+TRUTH = (1.0, 1.0, 1.0)
 
 
 class Pictures:
     """Draws meshes over the images they are fitted to.
 
     Args:
-        hands: B images and their cameras.
+        hands: B images, their cameras, and masks where they are known.
+        cell: pixels of a picture's side.
     """
 
-    def __init__(self, hands: Photographs) -> None:
-        size, large = hands.image.shape[-1], 2 * CELL
-        self.image = interpolate(hands.image, size=large, mode="bicubic", antialias=True).clamp(0, 1)
-        self.camera = hands.camera.cropped(torch.zeros(2), torch.tensor(large / size))
-        self.keypoints = hands.keypoints * (large / size)
-        self.surface = HandSurface.mano()
-        self.renderer = TexturedHandRenderer(self.surface, large)
+    def __init__(self, hands: Photographs, cell: int) -> None:
+        size = hands.image.shape[-1]
+        self.large, self.mask = 2 * cell, hands.mask
+        self.image = interpolate(hands.image, size=self.large, mode="bicubic", antialias=True).clamp(0, 1)
+        self.camera = hands.camera.cropped(torch.zeros(2), torch.tensor(cell / size))
+        self.keypoints = hands.keypoints * (self.large / size)
+        self.renderer = TexturedHandRenderer(HandSurface.mano(), cell)
 
-    def outlined(self, vertices: Tensor, colour: Sequence[float]) -> Tensor:
-        """(B, 3, CELL, CELL): the contours of meshes (B, 778, 3)."""
-        coverage = self.renderer(vertices, self.camera, vertices.new_ones(1, 3, 1, 1)).coverage
-        return avg_pool2d(outline(self.image, coverage, colour, width=3), 2)
+    def outlined(self, picture: Tensor, inside: Tensor, colour: Sequence[float]) -> Tensor:
+        """(B, 3, 2 cell, 2 cell): a contour over a picture of that size; inside is a mask, or vertices (B, 778, 3)."""
+        if inside.dim() == 3:
+            inside = self.renderer(inside, self.camera, inside.new_ones(1, 3, 1, 1)).coverage
+        return outline(picture, interpolate(inside, size=self.large, mode="bilinear"), colour, width=3)
 
-    def marked(self) -> Tensor:
-        """(B, 3, CELL, CELL): the images with their keypoints as dots."""
-        return avg_pool2d(mark(self.image, self.keypoints, radius=3.5), 2)
-
-    def texture(self, details: LossDetails) -> Tensor:
-        """(B, 3, CELL, CELL): the prior's textures, grey between the atlas's charts."""
-        return texture_picture(details.texture, self.surface, CELL)
-
-    def sheet(self, meshes: Mapping[str, Tensor], details: LossDetails, row_labels: Sequence[str]) -> Tensor:
+    def sheet(self, meshes: Mapping[str, Tensor], texture: Tensor, labels: Sequence[str], truth: str) -> Tensor:
         """One row a hand, (3, height, width).
 
         Args:
-            meshes: names of the columns, and vertices (B, 778, 3).
-            details: of the last of the meshes.
-            row_labels: B of them.
+            meshes: vertices (B, 778, 3) by the names `START`, `ALONE` and `TOGETHER`.
+            texture: (B, 3, T, T) for the last of them.
+            labels: of the rows.
+            truth: what the mask is.
         """
-        rendered = interpolate(
-            overlay(0.3 * self._like(details.coverage), details.rendering), size=CELL, mode="bilinear"
-        )
-        heat = residual_heat(details).clamp(0, 1)
-        columns = {"image, keypoints": self.marked()}
-        for (name, vertices), colour in zip(meshes.items(), COLOURS):
-            columns[name] = self.outlined(vertices, colour)
-        columns |= {
-            "texture": self.texture(details),
-            "textured hand": rendered,
-            f"difference, {RESIDUAL_GAIN:g} times": interpolate(heat, size=CELL, mode="bilinear"),
-        }
-        rows = [list(row) for row in zip(*columns.values())]
-        return contact_sheet(rows, row_labels, tuple(columns))
+        before, legend = self.image, "start orange"
+        if self.mask is not None:
+            before, legend = self.outlined(before, self.mask, TRUTH), f"{legend}, {truth} white"
+        before = self.outlined(before, meshes[START], COLOURS[START])
+        columns = {"image, keypoints": mark(self.image, self.keypoints, radius=4)}
+        for name, colour in ((ALONE, "blue"), (TOGETHER, "green")):
+            columns[f"{name} ({colour})\n{legend}"] = self.outlined(before, meshes[name], COLOURS[name])
+        columns = {name: avg_pool2d(column, 2) for name, column in columns.items()}
+        rendering = self.renderer(meshes[TOGETHER], self.camera, texture)
+        columns["textured hand"] = overlay(0.3 * avg_pool2d(self.image, 2), rendering)
+        return contact_sheet([list(row) for row in zip(*columns.values())], labels, tuple(columns))
 
     def animation(self, tracks: Mapping[str, Sequence[Tensor]], every: int) -> tuple[Tensor, list[int]]:
         """Frames (N, 3, height, width) and how long each is shown, milliseconds: one row a track, one column a hand.
@@ -82,13 +74,6 @@ class Pictures:
         steps = [*range(0, count - 1, every), count - 1]
         frames = []
         for step in steps:
-            rows = [
-                list(self.outlined(track[step], colour))
-                for track, colour in zip(tracks.values(), COLOURS[-len(tracks) :])
-            ]
-            frames.append(contact_sheet(rows, tuple(tracks)))
-        return torch.stack(frames), [800, *[100] * (len(steps) - 2), 2000]
-
-    def _like(self, coverage: Tensor) -> Tensor:
-        """The images at the size of a coverage."""
-        return interpolate(self.image, size=coverage.shape[2:], mode="area")
+            rows = [self.outlined(self.image, track[step], COLOURS[name]) for name, track in tracks.items()]
+            frames.append(contact_sheet([list(avg_pool2d(row, 2)) for row in rows], tuple(tracks)))
+        return torch.stack(frames), [800, *[150] * (len(steps) - 2), 2000]

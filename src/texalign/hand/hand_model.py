@@ -58,6 +58,11 @@ class HandModel(nn.Module):
     ``joint_regressor`` (16, 778), ``shape_directions`` (778, 3, 10) metres per unit, ``parents`` (16,),
     ``tip_vertices`` (5,), ``joint_order`` (21,), ``joint_axes`` (15, 3, 3): unit rows flexion, abduction, twist of
     joints 1 to 15, and ``angle_limits`` (15, 3, 2): lowest and highest of the same three, radians.
+
+    Example:
+        >>> vertices, joints = HandModel()(torch.zeros(2, 16, 3), torch.zeros(2, 10))
+        >>> vertices.shape, joints.shape
+        (torch.Size([2, 778, 3]), torch.Size([2, 21, 3]))
     """
 
     vertices: Tensor

@@ -40,6 +40,10 @@ def sample_pose(count: int, generator: torch.Generator | None = None, kind: str 
 
     Raises:
         ValueError: ``count`` is negative or ``kind`` is unknown.
+
+    Example:
+        >>> sample_pose(4, torch.Generator().manual_seed(0), kind="fist").shape
+        torch.Size([4, 16, 3])
     """
     expect(count >= 0, "sample_pose", "count of 0 or more", count)
     expect(kind is None or kind in POSE_KINDS, "sample_pose", f"kind out of {', '.join(POSE_KINDS)}", kind)

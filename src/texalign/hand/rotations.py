@@ -10,6 +10,12 @@ def rotation_matrices(axis_angles: Tensor) -> Tensor:
     """Rotation matrices (..., 3, 3) of axis-angle vectors (..., 3), radians; smooth everywhere, zero included.
 
     Rodrigues' formula ``I + a K + b K^2`` with a = sin(t) / t and b = 2 sin(t / 2)^2 / t^2, by their series near zero.
+
+    Example:
+        >>> rotation_matrices(torch.zeros(1, 3))
+        tensor([[[1., 0., 0.],
+                 [0., 1., 0.],
+                 [0., 0., 1.]]])
     """
     square = axis_angles.square().sum(-1)[..., None, None]
     small = square < 1e-4

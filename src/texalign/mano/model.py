@@ -121,6 +121,12 @@ def load(path: str | os.PathLike[str]) -> ManoModel:
         ManoFileError: a ValueError. Not a MANO model, a field that is missing, of another shape or dtype or not finite,
             or a file that asks for anything but arrays: the message says what.
         OSError: the file cannot be opened.
+
+    Example:
+        >>> from texalign.mano import load, write_mano
+        >>> model = load(write_mano("MANO_RIGHT.npz"))
+        >>> model.side, model.template.shape
+        ('right', (778, 3))
     """
     with Path(path).open("rb") as file:
         data = file.read(MAX_FILE_BYTES + 1)

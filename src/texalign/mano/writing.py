@@ -32,6 +32,9 @@ def write_mano(path: str | PathLike[str], *, side: Literal["right", "left"] = "r
     Raises:
         ValueError: another suffix or side.
         ImportError: ``.pkl`` without scipy.
+
+    Example:
+        >>> path = write_mano("MANO_RIGHT.npz")
     """
     expect(side in ("right", "left"), "write_mano", "side 'right' or 'left'", repr(side))
     asset = hand_asset()

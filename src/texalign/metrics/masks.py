@@ -12,7 +12,14 @@ from texalign.metrics.pairs import same_shape
 
 
 def mask_iou(predicted: Tensor, true: Tensor) -> Tensor:
-    """(B,) intersection over union of masks (B, 1, H, W) at one half; 1 where both are empty."""
+    """(B,) intersection over union of masks (B, 1, H, W) at one half; 1 where both are empty.
+
+    Example:
+        >>> left, top = torch.zeros(2, 1, 1, 4, 4).unbind()
+        >>> left[..., :2], top[..., :2, :] = 1, 1
+        >>> mask_iou(left, top)
+        tensor([0.3333])
+    """
     same_shape("mask_iou", predicted, true, ("B", 1, "H", "W"))
     first, second = predicted > 0.5, true > 0.5
     both, either = (first & second).sum(dim=(1, 2, 3)), (first | second).sum(dim=(1, 2, 3))

@@ -23,6 +23,11 @@ def f_score(predicted: Tensor, true: Tensor, threshold: float) -> Tensor:
 
     Raises:
         ValueError: a shape, dtype or device does not fit.
+
+    Example:
+        >>> points = torch.rand(1, 100, 3)
+        >>> f_score(points + 0.001, points, 0.005)  # all within 5 mm
+        tensor([1.])
     """
     expect_floating(predicted, "f_score", "predicted", ("B", "N", 3))
     expect_floating(true, "f_score", "true", (len(predicted), "M", 3))

@@ -20,6 +20,10 @@ def point_error(predicted: Tensor, true: Tensor, among: Tensor | None = None) ->
 
     Raises:
         ValueError: a shape, dtype or device does not fit.
+
+    Example:
+        >>> point_error(torch.zeros(1, 21, 2), torch.ones(1, 21, 2) * torch.tensor([3.0, 4.0]))
+        tensor([5.])
     """
     return mean_among("point_error", distances(*same_shape("point_error", predicted, true, ("B", "N", "D"))), among)
 
@@ -64,7 +68,12 @@ def procrustes_aligned(
 
 
 def mpjpe_mm(predicted: Tensor, true: Tensor, among: Tensor | None = None) -> Tensor:
-    """(B,) millimetres: mean distance of joints (B, J, 3), metres, where `among` (B, J) bool is true."""
+    """(B,) millimetres: mean distance of joints (B, J, 3), metres, where `among` (B, J) bool is true.
+
+    Example:
+        >>> mpjpe_mm(torch.zeros(1, 21, 3), torch.full((1, 21, 3), 0.01))  # metres in, millimetres out
+        tensor([17.3205])
+    """
     return 1000 * point_error(predicted, true, among)
 
 
@@ -72,6 +81,11 @@ def root_relative_mpjpe_mm(predicted: Tensor, true: Tensor, root: int = 0, among
     """(B,) millimetres: `mpjpe_mm` of joints (B, J, 3), metres, with joint number `root` of both moved onto the origin.
 
     That joint counts in the mean, with its 0, as in HaMeR's ``mode_mpjpe``.
+
+    Example:
+        >>> joints = torch.rand(1, 21, 3)
+        >>> bool(root_relative_mpjpe_mm(joints + 0.1, joints) < 1e-3)  # where the hand is does not count
+        True
     """
     predicted, true = same_shape("root_relative_mpjpe_mm", predicted, true, ("B", "J", 3))
     return mpjpe_mm(predicted - predicted[:, [root]], true - true[:, [root]], among)
@@ -81,6 +95,11 @@ def pa_mpjpe_mm(predicted: Tensor, true: Tensor, among: Tensor | None = None, re
     """(B,) millimetres: `mpjpe_mm` after `procrustes_aligned`, which fits the joints that count.
 
     HaMeR's ``mode_re``; with `reflection`, FreiHAND's and HO3D's aligned error.
+
+    Example:
+        >>> joints = torch.rand(1, 21, 3)
+        >>> bool(pa_mpjpe_mm(2 * joints + 0.1, joints) < 1e-3)  # neither place, size nor rotation count
+        True
     """
     return mpjpe_mm(procrustes_aligned(predicted, true, reflection, among), _known_samples(true, among), among)
 

@@ -19,6 +19,11 @@ def psnr_db(predicted: Tensor, true: Tensor, mask: Tensor | None = None) -> Tens
 
     Raises:
         ValueError: a shape or device does not fit.
+
+    Example:
+        >>> image = torch.full((1, 3, 8, 8), 0.5)
+        >>> psnr_db(image + 0.1, image, torch.ones(1, 1, 8, 8))
+        tensor([20.0000])
     """
     predicted, true, inside = _inside("psnr_db", predicted, true, mask)
     error = (predicted - true).square().mean(dim=1, keepdim=True).sum(dim=(1, 2, 3)) / inside.sum(dim=(1, 2, 3))

@@ -32,7 +32,23 @@ def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
 
 
 def expect_same_run(path: Path, state: dict[str, Any], fixed: dict[str, Any]) -> None:
-    """Refuse to resume a checkpoint with another value of an entry of `FIXED`."""
+    """Refuse to resume a checkpoint with another value of an entry of `FIXED`; more steps may be asked for."""
     for name, text in FIXED.items():
+        before, now = state[name], fixed[name]
+        if name == "settings" and now["steps"] > before["steps"]:
+            now = {**now, "steps": before["steps"]}
         same = same_atlas if name == "atlas_id" else operator.eq
-        expect(same(state[name], fixed[name]), "pretrain", f"the {text} of {path}, {state[name]}", fixed[name])
+        expect(same(before, now), "pretrain", f"the {text} of {path}", _changes(before, now))
+
+
+def _changes(before: Any, now: Any) -> str:
+    """The entries that differ, old → new; of long descriptions the first three."""
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return " → ".join(_told(value) for value in (before, now))
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    changes = [f"{name} {_told(before.get(name))} → {_told(now.get(name))}" for name in names[:3]]
+    return ", ".join(changes + ["…"] * (len(names) > 3))
+
+
+def _told(value: Any) -> str:
+    return f"{value.get('trained_on', 'others')}" if isinstance(value, dict) else str(value).lower()

@@ -28,7 +28,7 @@ from texalign.surface import HandSurface, same_atlas
 # How often the images of a hand share one texture, as with the encoder's `group`, and how often a sample shows nothing.
 GROUP_SHARE, EMPTY_SHARE = 0.25, 0.025
 # During a run: checkpoints between two evaluations on held-out images, and the number of those images.
-HELD_OUT_EVERY, HELD_OUT_COUNT = 4, 24
+HELD_OUT_EVERY, HELD_OUT_COUNT = 2, 24
 
 
 def pretrain(
@@ -41,6 +41,7 @@ def pretrain(
     photographs: FittedPhotographs | None = None,
     surface: HandSurface | None = None,
     vertices_of: Callable[[Tensor], Tensor] | None = None,
+    watch: Callable[[int, UVTextureEncoder], object] | None = None,
 ) -> UVTextureEncoder:
     """Train a prior on synthetic images and photographs, or resume the training in `folder`.
 
@@ -48,13 +49,14 @@ def pretrain(
         folder: gets ``checkpoint.pt`` (written atomically, the only file needed to resume), ``log.jsonl`` (a line a
             checkpoint, with errors on a few held-out synthetic images now and then) and, in the end, the weights as
             `UVTextureEncoder.save_pretrained` writes them.
-        settings: must equal those of the checkpoint when resuming.
+        settings: must equal those of the checkpoint when resuming, but for more steps: the rate then goes on where the
+            longer schedule has it.
         start: an encoder to begin with, not changed; None begins with random weights. When resuming, None or the same
             as before.
         device: where to train.
         checkpoint_every: steps.
         progress: called with (step, dict of numbers) after every step, or None. The numbers are NaN, and null in the
-            log, if no image of the step showed any of its hand.
+            log, if no image of the step showed any of its hand. KeyboardInterrupt from it leaves a checkpoint.
         photographs: as `fit_photographs` gives them, of `settings.image_size`; when resuming, the same as before.
             Given meshes (``photographs.parameters`` is None) have the surface's vertices; fitted ones are those of the
             bundled hand and go through `vertices_of`.
@@ -62,6 +64,7 @@ def pretrain(
         vertices_of: maps vertices of the bundled hand (B, 778, 3) on `device` to those of the surface (B, V, 3), in
             the same frame: a subdivision, points attached by barycentric coordinates, a subset. None for a surface on
             the bundled hand's own vertices. Synthetic images always show the bundled hand.
+        watch: called with (step, a copy of the averaged encoder) at every second checkpoint and in the end, or None.
 
     Returns:
         The averaged encoder, in evaluation mode, on `device`.
@@ -91,7 +94,7 @@ def pretrain(
         "started_from": None if start is None else start.provenance,
         "photographs": None if photographs is None else _described(photographs),
     }
-    step, hours = 0, 0.0
+    step, hours, targets = 0, 0.0, [settings.steps]
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.exists():
         state = read_checkpoint(checkpoint, where)
@@ -101,31 +104,47 @@ def pretrain(
         encoder.load_state_dict(state["encoder"])
         optimizer.load_state_dict(state["optimizer"])
         average, step, hours = state["average"], state["step"], state["hours"]
+        targets = sorted({*state.get("step_targets", [state["settings"]["steps"]]), settings.steps})
     made_by, began = versions(), time.time()
+
+    def spent() -> float:
+        return hours + (time.time() - began) / 3600
+
+    def keep() -> None:
+        weights = {"encoder": encoder.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
+        state = {**fixed, **weights, "step": step, "hours": spent(), "step_targets": targets}
+        write_whole(checkpoint, partial(torch.save, state))
+
+    def averaged() -> UVTextureEncoder:
+        copied = copy.deepcopy(encoder)
+        copied.load_state_dict(average)
+        return copied.eval()
+
     seen = None if photographs is None else photographs.to(where)
     while step < settings.steps:
         for group in optimizer.param_groups:
             group["lr"] = settings.rate * rate_factor(step, settings.steps)
         numbers = train_step(encoder, optimizer, subject, settings, step, seen)
         step += 1
-        keep = min(0.998, step / (step + 10))
+        share = min(0.998, step / (step + 10))
         for name, tensor in encoder.state_dict().items():
-            average[name].lerp_(tensor, 1 - keep) if tensor.is_floating_point() else average[name].copy_(tensor)
+            average[name].lerp_(tensor, 1 - share) if tensor.is_floating_point() else average[name].copy_(tensor)
         if progress is not None:
-            progress(step, numbers)
+            try:
+                progress(step, numbers)
+            except KeyboardInterrupt:
+                keep()
+                raise
         if step % checkpoint_every == 0 or step == settings.steps:
-            spent = hours + (time.time() - began) / 3600
-            weights = {"encoder": encoder.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
-            state = {**fixed, **weights, "step": step, "hours": spent}
-            write_whole(checkpoint, partial(torch.save, state))
+            keep()
             told = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
-            line: dict[str, Any] = {"step": step, "hours": round(spent, 4), **told}
+            line: dict[str, Any] = {"step": step, "hours": round(spent(), 4), **told}
             if step % (HELD_OUT_EVERY * checkpoint_every) == 0:
-                averaged = copy.deepcopy(encoder)
-                averaged.load_state_dict(average)
-                line["held_out"] = evaluate(averaged, settings, subject, HELD_OUT_COUNT)
+                line["held_out"] = evaluate(averaged(), settings, subject, HELD_OUT_COUNT)
             with (folder / "log.jsonl").open("a") as log:
                 log.write(json.dumps(line) + "\n")
+            if watch is not None and "held_out" in line and step < settings.steps:
+                watch(step, averaged())
     encoder.load_state_dict(average)
     provenance = {
         "trained_on": trained_on(
@@ -135,11 +154,14 @@ def pretrain(
         ),
         # The atlas stands beside the provenance in the weights' own configuration.
         **{name: value for name, value in fixed.items() if value is not None and name != "atlas_id"},
-        "hours": round(hours + (time.time() - began) / 3600, 3),
+        **({"step_targets": targets} if len(targets) > 1 else {}),
+        "hours": round(spent(), 3),
         "metrics": evaluate(encoder, settings, subject),
         **made_by,
     }
     encoder.save_pretrained(folder, provenance)
+    if watch is not None:
+        watch(step, averaged())
     return encoder.eval()
 
 

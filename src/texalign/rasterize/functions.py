@@ -106,21 +106,24 @@ class Bilinear(Function):
         if texture.shape[0] > 1:
             taps.view(4, -1).add_(sample * (channels * height * width))
         flat = texture.reshape(-1)
+        # Beyond the outer centres the border goes on: no slope.
+        scale_x, scale_y = (clamped_x == x) * float(width), (clamped_y == y) * float(height)
         colour, slopes = uv.new_empty(channels, len(sample)), []
         for channel, out in enumerate(colour):
             a, b, c, d = flat[channel * height * width :].index_select(0, taps).view(4, -1)
             upper, lower = torch.lerp(a, b, weight_x), torch.lerp(c, d, weight_x)
             torch.lerp(upper, lower, weight_y, out=out)
             if ctx.needs_input_grad[1]:
-                slopes += [torch.lerp(b - a, d - c, weight_y).mul_(width), lower.sub_(upper).mul_(height)]
-        ctx.save_for_backward(taps, weight_x, weight_y, clamped_x == x, clamped_y == y, *slopes)
+                slopes += [torch.lerp(b - a, d - c, weight_y).mul_(scale_x), lower.sub_(upper).mul_(scale_y)]
+        kept = (taps, weight_x, weight_y) if ctx.needs_input_grad[0] else (None, None, None)
+        ctx.save_for_backward(*kept, *slopes)
         ctx.shape = texture.shape
         return colour
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        taps, weight_x, weight_y, inside_x, inside_y, *slopes = ctx.saved_tensors
+        taps, weight_x, weight_y, *slopes = ctx.saved_tensors
         grad_texture = grad_uv = None
         if ctx.needs_input_grad[0]:
             lower_right = weight_x * weight_y
@@ -131,11 +134,9 @@ class Bilinear(Function):
             for channel, part in enumerate(grad):
                 flat[channel * ctx.shape[2] * ctx.shape[3] :].scatter_add_(0, taps, (weights * part).view(-1))
         if ctx.needs_input_grad[1]:
-            grad_uv = torch.zeros_like(grad[:2])
-            for axis, inside in enumerate((inside_x, inside_y)):
-                for part, slope in zip(grad, slopes[axis::2]):
-                    grad_uv[axis].addcmul_(part, slope)
-                grad_uv[axis].mul_(inside)
+            grad_uv = grad.new_zeros(2, grad.shape[1])
+            for k, slope in enumerate(slopes):
+                grad_uv[k % 2].addcmul_(grad[k // 2], slope)
         return grad_texture, grad_uv, None, None
 
 

@@ -98,6 +98,11 @@ class HandSurface(nn.Module):
         """MANO's right-hand topology (778 vertices, 1,538 faces, open wrist) with DART's UV layout (905 uv).
 
         Both ship with the package under the MIT licence; no licensed file is needed.
+
+        Example:
+            >>> surface = HandSurface.mano()
+            >>> surface.vertex_count, surface.faces.shape, surface.uv.shape
+            (778, torch.Size([1538, 3]), torch.Size([905, 2]))
         """
         hand = hand_asset()
         return cls(hand["faces"], hand["uv"], hand["uv_faces"], vertex_count=len(hand["vertices"]))
@@ -181,7 +186,12 @@ class HandSurface(nn.Module):
         return HandSurface(faces, self.uv.cpu(), np.array(uv_faces), self.vertex_count, is_right)
 
     def mirrored(self) -> HandSurface:
-        """The other hand's surface: the same uv, every face wound the other way, for vertices mirrored in x."""
+        """The other hand's surface: the same uv, every face wound the other way, for vertices mirrored in x.
+
+        Example:
+            >>> HandSurface.mano().mirrored().is_right
+            False
+        """
         flip = [0, 2, 1]
         return HandSurface(
             self.faces[:, flip], self.uv, self.uv_faces[:, flip], self.vertex_count, is_right=not self.is_right
@@ -195,6 +205,10 @@ class HandSurface(nn.Module):
         """The same surface with every boundary loop closed by a strip of faces (MANO: 14, no new vertex).
 
         The new faces have no area in the atlas: each takes the colour of one vertex at the wrist's edge.
+
+        Example:
+            >>> len(HandSurface.mano().closed_wrist().boundary_loops)
+            0
         """
         faces, uv_faces = [self.faces.cpu().numpy()], [self.uv_faces.cpu().numpy()]
         uv_of = dict(zip(faces[0].reshape(-1).tolist(), uv_faces[0].reshape(-1).tolist()))

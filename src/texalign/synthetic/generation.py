@@ -101,6 +101,11 @@ def generate(
 
     Raises:
         ValueError: a value out of range.
+
+    Example:
+        >>> batch = generate(2, image_size=64, generator=torch.Generator().manual_seed(0))
+        >>> batch.image.shape, batch.vertices.shape, batch.mask.shape
+        (torch.Size([2, 3, 64, 64]), torch.Size([2, 778, 3]), torch.Size([2, 1, 64, 64]))
     """
     who = "synthetic.generate"
     expect(isinstance(n, int) and n >= 0, who, "n >= 0", n)

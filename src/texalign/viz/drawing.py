@@ -36,6 +36,10 @@ def outline(image: Tensor, coverage: Tensor, colour: Sequence[float] = (0.1, 1.0
 
     Returns:
         (B, 3, H, W).
+
+    Example:
+        >>> outline(torch.zeros(1, 3, 64, 64), torch.zeros(1, 1, 64, 64)).shape
+        torch.Size([1, 3, 64, 64])
     """
     expect_floating(image, "outline", "image", ("B", 3, "H", "W"))
     expect_floating(coverage, "outline", "coverage", (len(image), 1, *image.shape[2:]))

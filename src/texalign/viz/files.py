@@ -18,6 +18,10 @@ def to_uint8(image: Tensor) -> np.ndarray:
     """Image (3, H, W) or images (B, 3, H, W) in [0, 1] → uint8 array (H, W, 3) or (B, H, W, 3), as pillow wants it.
 
     Values are clamped and rounded; NaN becomes 0.
+
+    Example:
+        >>> to_uint8(torch.ones(3, 2, 4)).shape  # rows, columns, channels
+        (2, 4, 3)
     """
     expect(image.dim() in (3, 4) and image.shape[-3] == 3, "to_uint8", "image ([B,] 3, H, W)", tuple(image.shape))
     pixels = (image.detach().float().nan_to_num(0.0).clamp(0, 1) * 255).round().to(torch.uint8)
@@ -25,10 +29,14 @@ def to_uint8(image: Tensor) -> np.ndarray:
 
 
 def save_png(path: str | os.PathLike[str], image: Tensor) -> Path:
-    """Write an image (3, H, W) in [0, 1]; the file appears whole or not at all. Needs pillow. Returns the path."""
+    """Write an image (3, H, W) in [0, 1]; the file appears whole or not at all. Needs pillow. Returns the path.
+
+    Example:
+        >>> path = save_png("grey.png", torch.full((3, 8, 8), 0.5))
+    """
     expect_floating(image, "save_png", "image", (3, "H", "W"))
     picture = pillow()[0].fromarray(to_uint8(image))
-    return write_whole(path, lambda partial: picture.save(partial, format="PNG", optimize=True))
+    return write_whole(path, lambda partial: picture.save(partial, format="PNG"))
 
 
 def save_gif(path: str | os.PathLike[str], frames: Tensor, milliseconds: Sequence[int]) -> Path:

@@ -20,10 +20,15 @@ def contact_sheet(
     Args:
         rows: rows of images (3, H, W) in [0, 1], all of one size; a short row leaves white at its end.
         row_labels: one for each row, written upwards along the left edge; empty for none.
-        column_labels: one for each column, above it; empty for none.
+        column_labels: one for each column, above it, of one line or several; empty for none.
 
     Returns:
         One image (3, height, width).
+
+    Example:
+        >>> row = [torch.zeros(3, 64, 64), torch.ones(3, 64, 64)]
+        >>> contact_sheet([row, row]).shape
+        torch.Size([3, 128, 128])
     """
     expect(len(rows) > 0 and len(rows[0]) > 0, "contact_sheet", "at least one image", [len(row) for row in rows])
     columns, shape = max(len(row) for row in rows), rows[0][0].shape
@@ -33,7 +38,8 @@ def contact_sheet(
         expect(len(labels) in (0, count), "contact_sheet", f"{count} {name} labels or none", len(labels))
     height, width = shape[1:]
     font_size = max(10, min(width // 14, 26))
-    left, top = ((2 * font_size) if labels else 0 for labels in (row_labels, column_labels))
+    left = 2 * font_size if row_labels else 0
+    top = font_size * (2 + max(label.count("\n") for label in column_labels)) if column_labels else 0
     sheet = torch.ones(3, top + height * len(rows), left + width * columns)
     for i, row in enumerate(rows):
         for j, image in enumerate(row):
@@ -52,5 +58,5 @@ def written(label: str, width: int, height: int, font_size: int) -> Tensor:
     image_module, draw_module, font_module = pillow()
     picture = image_module.new("L", (width, height), 255)
     font = font_module.load_default(font_size)
-    draw_module.Draw(picture).text((width / 2, height / 2), label, fill=40, font=font, anchor="mm")
+    draw_module.Draw(picture).text((width / 2, height / 2), label, fill=40, font=font, anchor="mm", align="center")
     return torch.from_numpy(np.array(picture)).float().div(255).expand(3, -1, -1)

@@ -1,0 +1,127 @@
+"""The photographs that fits across people are made on, and who is on them. Part of `python experiments/fits`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fits.real_refinement import known
+from fits.stand_ins import short_of_wrist
+from texalign import TexturedHandRenderer, synthetic
+from texalign.hand import HandModel, HandParameters, pose_hand
+from texalign.photographs import Photographs, fit_photographs, read_photographs
+
+# Frames of the video that are drawn together: neighbours are near duplicates.
+FRAMES_A_BLOCK = 10
+# A row or column at the border whose brightest channel is darker than this in the mean lies outside the photograph.
+DARKEST = 8 / 255
+
+
+@dataclass(frozen=True, eq=False)
+class People:
+    """B photographs and who is on them.
+
+    Attributes:
+        photographs: with masks; their keypoints are a detector's.
+        person: (B,) int64, equal where photographs are no independent draws: one person, or neighbouring frames.
+        reference: the bundled hand fitted to the keypoints.
+        counted: (B, 1, S, S), 0 where masks are not compared: beyond the reference's wrist, or outside `valid`.
+        valid: (B, 1, S, S), 0 outside the photograph, or None.
+        left_out: photographs on which the keypoints fit no hand.
+    """
+
+    photographs: Photographs
+    person: Tensor
+    reference: HandParameters
+    counted: Tensor
+    valid: Tensor | None = None
+    left_out: int = 0
+
+    def __len__(self) -> int:
+        """B."""
+        return len(self.photographs)
+
+    def select(self, rows: Tensor) -> People:
+        """Some of them."""
+        valid = None if self.valid is None else self.valid[rows]
+        reference = self.reference.select(rows)
+        return People(self.photographs.select(rows), self.person[rows], reference, self.counted[rows], valid)
+
+    def luminance(self) -> Tensor:
+        """(B,) median over the mask's pixels, sRGB-encoded: how light the skin looks."""
+        image = self.photographs.image
+        luma = (image * image.new_tensor([0.2126, 0.7152, 0.0722])[:, None, None]).sum(dim=1)
+        skin = known(self.photographs.mask)[:, 0] > 0.5
+        return torch.where(skin, luma, torch.nan).flatten(1).nanmedian(dim=1).values
+
+
+def read_people(
+    folder: Path, persons: Iterable[int], each: int, renderer: TexturedHandRenderer, keep: Path, padded: bool = False
+) -> People:
+    """`each` photographs of every person, drawn once and for all.
+
+    Args:
+        folder: in the format of docs/photographs.md, with an array `person`.
+        persons: whose photographs.
+        each: photographs a person, fewer where there are fewer or the keypoints fit no hand.
+        renderer: of the images' size, and with the surface at whose wrist the masks are cut.
+        keep: folder for the fits of the reference.
+        padded: crops reach beyond their photograph, and are black there.
+    """
+    with np.load(folder / "annotations.npz") as file:
+        ids, person = file["ids"], file["person"]
+    chosen: list[int] = []
+    for who in persons:
+        chosen += sorted(np.random.default_rng(who).permutation(ids[person == who])[:each].tolist())
+    photographs = read_photographs(folder, chosen, renderer.height)
+    return _fitted(photographs, renderer, keep, padded, dict(zip(ids.tolist(), person.tolist())))
+
+
+def read_frames(folder: Path, frames: Iterable[int], renderer: TexturedHandRenderer, keep: Path) -> People:
+    """Frames of a video of one person; blocks of neighbours stand in the people's place."""
+    photographs = read_photographs(folder, tuple(frames), renderer.height)
+    return _fitted(photographs, renderer, keep, False, {frame: frame // FRAMES_A_BLOCK for frame in photographs.ids})
+
+
+def generated(count: int, size: int, seed: int) -> People:
+    """Generated images; their keypoints are the true ones, and every hand is a person."""
+    batch = synthetic.generate(count, size, torch.Generator().manual_seed(seed), left_share=0)
+    marks = batch.camera.project(batch.joints)
+    ids = tuple(range(count))
+    photographs = Photographs(ids, batch.image, batch.camera, marks, batch.mask, batch.joints, marks, None)
+    fits = HandParameters(*(torch.zeros(count, *shape) for shape in ((15, 3), (3,), (3,), (6,))))
+    return People(photographs, torch.arange(count), fits, 1 - batch.occluder_mask)
+
+
+def inside_photograph(image: Tensor) -> Tensor:
+    """(B, 1, S, S): 0 in the black rows and columns at the border of images (B, 3, S, S), and one pixel further."""
+    bright = image.amax(dim=1)
+    spans = []
+    for lines in (bright.mean(dim=2), bright.mean(dim=1)):
+        shown = (lines > DARKEST).int()
+        # From the first line that shows something to the last.
+        span = shown.cummax(dim=1).values * shown.flip(1).cummax(dim=1).values.flip(1)
+        shrunk = span.clone()
+        shrunk[:, 1:] *= span[:, :-1]
+        shrunk[:, :-1] *= span[:, 1:]
+        spans.append(shrunk.float())
+    return (spans[0][:, :, None] * spans[1][:, None, :])[:, None]
+
+
+def _fitted(
+    photographs: Photographs, renderer: TexturedHandRenderer, keep: Path, padded: bool, person: dict[int, int]
+) -> People:
+    fits = fit_photographs(photographs, keep / f"{photographs.fingerprint()[:16]}.npz")
+    photographs, reference = fits.photographs, known(fits.parameters)
+    valid = inside_photograph(photographs.image) if padded else None
+    with torch.no_grad():
+        vertices = pose_hand(HandModel(), reference).vertices
+        counted = short_of_wrist(renderer.surface, vertices, photographs.camera, renderer.height)
+    counted = counted if valid is None else counted * valid
+    who = torch.tensor([person[number] for number in photographs.ids])
+    return People(photographs, who, reference, counted, valid, fits.left_out)

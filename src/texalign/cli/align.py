@@ -1,0 +1,174 @@
+"""From photographs to aligned, textured hands."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
+
+from texalign._internal import MissingExtraError, expect
+from texalign.cli.align_fits import AlignedHands, align_hands
+from texalign.cli.align_input import WHO, Photo, check_detector, read_photo
+from texalign.cli.align_output import write_hand
+from texalign.loss import DenseTextureAlignmentLoss
+
+# A fit to keypoints that leaves them so far, as a share of the crop's side, has most likely gone wrong.
+_BAD_START = 0.03
+_MISSING = 'texalign align needs pillow and tqdm: pip install "texalign[photos]"'
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is done.
+
+    Attributes:
+        image_size: pixels.
+        steps: of the fit with the texture loss.
+    """
+
+    image_size: int
+    steps: int
+
+
+FULL, FAST = Plan(256, 60), Plan(128, 30)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One hand's line of the table; pairs are at the start and aligned.
+
+    Attributes:
+        name: of its files.
+        side: "left" or "right".
+        focal: of the photograph, in words.
+        agreement: mean evidence for the hand under its outline, up to 6.
+        iou: of outline and mask; NaN without a mask.
+        distance: pixels of the photograph, from joints to keypoints.
+        seconds: of its fit.
+    """
+
+    name: str
+    side: str
+    focal: str
+    agreement: tuple[float, float]
+    iou: tuple[float, float]
+    distance: tuple[float, float]
+    seconds: float
+
+
+def run(
+    photographs: Sequence[Path],
+    output: Path = Path("texalign-hands"),
+    plan: Plan = FULL,
+    keypoints: Sequence[Path] = (),
+    masks: Sequence[Path] = (),
+    side: str | None = None,
+    same_hand: bool = False,
+    model: Path | None = None,
+) -> list[Row]:
+    """Align the hands of photographs and write their files, with a progress bar. What cannot be done is told on stderr.
+
+    Args:
+        photographs: image files.
+        output: a folder, made if need be; files of these names in it are replaced, each at once.
+        plan: how much is done.
+        keypoints: a file for each photograph, or none: then a detector finds them.
+        masks: likewise, to measure by.
+        side: "left" or "right" of all hands.
+        same_hand: all are one person's: the hands of a side share one texture.
+        model: the detector's.
+
+    Returns:
+        A row for each hand; empty where nothing could be done.
+
+    Raises:
+        MissingExtraError: pillow, tqdm or a detector is not installed.
+        OSError: the folder cannot be written, or the detector's model cannot be had.
+        ValueError: another number of files than of photographs.
+    """
+    try:
+        import PIL.Image  # noqa: F401
+        from tqdm import tqdm
+    except ImportError as error:
+        raise MissingExtraError(_MISSING) from error
+    for name, files in (("--keypoints", keypoints), ("--mask", masks)):
+        wanted = f"{name} once for each of {len(photographs)} photographs, in their order, or never"
+        expect(len(files) in (0, len(photographs)), WHO, wanted, len(files))
+    output.mkdir(parents=True, exist_ok=True)
+    with TemporaryFile(dir=output):
+        pass  # it can be written to
+    if not keypoints:
+        check_detector(model)
+    loss = DenseTextureAlignmentLoss.from_pretrained(image_size=plan.image_size, reduction="none")
+    names = _names(photographs)
+    rows: list[Row] = []
+    waiting: list[tuple[str, Photo]] = []
+    with tqdm(total=len(photographs) * plan.steps, desc="texalign align", unit="step") as bar:
+        for number, path in enumerate(photographs):
+            marks, skin = (some[number] if some else None for some in (keypoints, masks))
+            try:
+                waiting.append((names[number], read_photo(path, plan.image_size, marks, skin, side, model)))
+            except (OSError, ValueError) as error:
+                _tell(bar, str(error))
+                bar.update(plan.steps)
+            last = number + 1 == len(photographs)
+            if waiting and (last or not same_hand):
+                rows += _align(waiting, output, plan, loss, same_hand, bar)
+                waiting = []
+    return rows
+
+
+def _align(
+    photos: list[tuple[str, Photo]],
+    output: Path,
+    plan: Plan,
+    loss: DenseTextureAlignmentLoss,
+    same_hand: bool,
+    bar: Any,
+) -> list[Row]:
+    """Fit all hands of some photographs together, and write them."""
+    crops = [crop for _, photo in photos for crop in photo.crops]
+    numbers = [number for number, (_, photo) in enumerate(photos) for _ in photo.crops]
+    aligned = align_hands(crops, numbers, plan.steps, loss, same_hand, lambda: bar.update(len(photos)))
+    rows: list[Row] = []
+    for name, photo in photos:
+        for count, crop in enumerate(photo.crops, start=1):
+            row = len(rows)
+            hand = f"{name}-{count}"
+            write_hand(output, hand, photo, crop, aligned, row)
+            _doubt(bar, hand, crop.scale / plan.image_size, aligned, row)
+            focal = f"{photo.focal:.0f} px ({photo.focal_from})"
+            pairs = (aligned.agreement, aligned.iou, aligned.distances)
+            agreement, iou, distance = ((float(pair[0, row]), float(pair[1, row])) for pair in pairs)
+            side = "right" if crop.is_right else "left"
+            rows.append(Row(hand, side, focal, agreement, iou, distance, aligned.seconds / len(crops)))
+    return rows
+
+
+def _doubt(bar: Any, name: str, scale: float, aligned: AlignedHands, row: int) -> None:
+    """Say what makes a hand doubtful; `scale` is the crop's sides for each pixel of the photograph."""
+    if bool(aligned.details[1].skipped[row]):
+        _tell(bar, f"{name}: nothing of the hand is in sight, so only its keypoints were fitted")
+    share = float(aligned.distances[0, row]) * scale
+    if not share < _BAD_START:
+        _tell(bar, f"{name}: no hand fits the keypoints, {share:.0%} of the crop off: look at {name}-sheet.png")
+
+
+def _tell(bar: Any, message: str) -> None:
+    bar.write(f"texalign: {message}", file=sys.stderr)
+
+
+def _names(photographs: Sequence[Path]) -> list[str]:
+    """A name for each photograph's files: its own, with letters that every program takes, and a number if need be."""
+    names: list[str] = []
+    for path in photographs:
+        plain = re.sub(r"[^\w.-]+", "_", path.stem) or "photo"
+        name, number = plain, 2
+        while name in names:
+            name, number = f"{plain}_{number}", number + 1
+        names.append(name)
+    return names
