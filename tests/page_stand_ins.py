@@ -206,6 +206,23 @@ def readme() -> Names:
     }
 
 
+def your_photographs() -> Names:
+    import smplx
+
+    from texalign.mano import write_mano
+
+    scenes = generated(1, 128, seed=2)
+    return {
+        "layer": smplx.MANO(str(write_mano(Path("MANO_RIGHT.pkl"))), is_rhand=True, use_pca=False, flat_hand_mean=True),
+        "global_orient": scenes.pose[:, 0],
+        "hand_pose": scenes.pose[:, 1:].flatten(1),
+        "betas": scenes.betas,
+        "translation": scenes.translation + 0.003,
+        "camera": scenes.camera,
+        "image": scenes.image,
+    }
+
+
 STAND_INS: dict[str, Callable[[], Names]] = {
     "README.md": readme,
     "conventions.md": conventions,
@@ -216,4 +233,5 @@ STAND_INS: dict[str, Callable[[], Names]] = {
     "quick-start.md": quick_start,
     "troubleshooting.md": troubleshooting,
     "your-network.md": your_network,
+    "your-photographs.md": your_photographs,
 }

@@ -15,7 +15,9 @@ import texalign as ta
 from hand_pairs import hand_pairs
 from texalign.cli import align, align_command, align_fits, align_input, main
 from texalign.cli.align_crops import crop_hand
+from texalign.cli.align_predictions import read_predictions
 from texalign.hand import SHAPE_NAMES, HandModel, fit_to_keypoints
+from texalign.mano import write_mano
 from texalign.viz import to_uint8
 
 SIZE, STEPS = 64, 3
@@ -145,6 +147,57 @@ def test_hands_of_one_person_share_a_texture_by_side(rough, folder, tmp_path, ca
     textures = [np.array(Image.open(tmp_path / f"{name}.png")) for name in names]
     assert np.array_equal(textures[0], textures[2]) and np.array_equal(textures[1], textures[3])
     assert not np.array_equal(textures[0], textures[1])
+
+
+def posed_vertices(told):
+    """(778, 3) of a JSON's hand, as it is."""
+    model = told["model"]
+    betas = torch.tensor([[model["betas"][name] for name in SHAPE_NAMES]])
+    vertices = HandModel()(torch.tensor([model["pose"]]), betas).vertices[0] + torch.tensor(model["translation"])
+    return vertices * torch.tensor([-1.0 if model["mirrored"] else 1.0, 1.0, 1.0])
+
+
+def test_a_networks_predictions_are_the_start_and_mano_tells_its_pose(ran, folder, tmp_path, capsys):
+    _, out = ran
+    told = [json.loads((out / f"two_hands-{number}.json").read_text()) for number in (1, 2)]
+    vertices = torch.stack([posed_vertices(hand) for hand in told]).numpy()
+    cam_t = vertices.mean(axis=1)
+    prediction = {"pred_vertices": vertices - cam_t[:, None], "pred_cam_t_full": cam_t, "right": np.array([1.0, 0.0])}
+    np.savez(tmp_path / "hands.npz", **prediction, focal_length=told[0]["focal"])
+    write_mano(tmp_path / "MANO_RIGHT.pkl")
+    options = ["--predictions", str(tmp_path / "hands.npz"), "--mano", str(tmp_path / "MANO_RIGHT.pkl"), "--fast"]
+    assert main(["align", str(folder / "two hands.png"), *options, "--output", str(tmp_path / "out")]) == 0
+    assert "predictions' file" in capsys.readouterr().out
+    for number, before in enumerate(told, start=1):
+        after = json.loads((tmp_path / "out" / f"two_hands-{number}.json").read_text())
+        assert after["hand"] == before["hand"] and after["focal"] == before["focal"]
+        # A fit to 3D joints has them within a few millimetres, here one to two of 64 pixels.
+        assert after["joints_to_keypoints_px"]["start"] < 2
+        mano = {name: torch.tensor([after["mano"][name]]) for name in ("global_orient", "hand_pose", "betas")}
+        pose = torch.cat([mano["global_orient"], mano["hand_pose"]], dim=1).view(1, 16, 3)
+        mesh = HandModel()(pose, mano["betas"]).vertices[0] + torch.tensor(after["mano"]["translation"])
+        mesh = mesh * torch.tensor([-1.0 if after["mano"]["mirrored"] else 1.0, 1.0, 1.0])
+        off = 1000 * (mesh - posed_vertices(after)).norm(dim=1).mean().item()
+        assert off == pytest.approx(after["mano"]["off_mm"], abs=0.1) and off < 3
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"focal": None}, "expected vertices, cam_t, focal and is_right in .* got no focal"),
+        ({"vertices": np.zeros((2, 21, 3))}, r"expected vertices \(N, 778, 3\)"),
+        ({"is_right": np.array([0, 0])}, "hand 0 of .* as a left hand, got vertices of a right hand: mirror x"),
+        ({"cam_t": np.array([[0, 0, -1.0]] * 2)}, "hands before the camera"),
+        ({"cam_t": np.array([[5, 0, 0.5]] * 2)}, "hand 0 of .* in the photograph, got 0% of its joints there"),
+    ],
+)
+def test_predictions_that_do_not_fit_are_told(tmp_path, change, said):
+    vertices = HandModel().vertices.repeat(2, 1, 1).numpy()
+    arrays = {"vertices": vertices, "cam_t": np.array([[0, 0, 0.5]] * 2), "focal": 100.0, "is_right": np.array([1, 1])}
+    arrays |= change
+    np.savez(tmp_path / "hands.npz", **{name: array for name, array in arrays.items() if array is not None})
+    with pytest.raises(ValueError, match=said):
+        read_predictions(tmp_path / "hands.npz", (80, 100))
 
 
 # ---- what cannot be done

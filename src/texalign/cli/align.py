@@ -13,6 +13,7 @@ from typing import Any
 from texalign._internal import MissingExtraError, expect
 from texalign.cli.align_fits import AlignedHands, align_hands
 from texalign.cli.align_input import WHO, Photo, check_detector, read_photo
+from texalign.cli.align_mano import mano_layer, mano_parameters
 from texalign.cli.align_output import write_hand
 from texalign.loss import DenseTextureAlignmentLoss
 
@@ -66,9 +67,11 @@ def run(
     plan: Plan = FULL,
     keypoints: Sequence[Path] = (),
     masks: Sequence[Path] = (),
+    predictions: Sequence[Path] = (),
     side: str | None = None,
     same_hand: bool = False,
     model: Path | None = None,
+    mano: Path | None = None,
 ) -> list[Row]:
     """Align the hands of photographs and write their files, with a progress bar. What cannot be done is told on stderr.
 
@@ -78,9 +81,11 @@ def run(
         plan: how much is done.
         keypoints: a file for each photograph, or none: then a detector finds them.
         masks: likewise, to measure by.
+        predictions: likewise, a network's, in place of keypoints.
         side: "left" or "right" of all hands.
         same_hand: all are one person's: the hands of a side share one texture.
         model: the detector's.
+        mano: a right hand's MANO file, whose pose is then told as well, or None.
 
     Returns:
         A row for each hand; empty where nothing could be done.
@@ -95,29 +100,31 @@ def run(
         from tqdm import tqdm
     except ImportError as error:
         raise MissingExtraError(_MISSING) from error
-    for name, files in (("--keypoints", keypoints), ("--mask", masks)):
+    for name, files in (("--keypoints", keypoints), ("--mask", masks), ("--predictions", predictions)):
         wanted = f"{name} once for each of {len(photographs)} photographs, in their order, or never"
         expect(len(files) in (0, len(photographs)), WHO, wanted, len(files))
     output.mkdir(parents=True, exist_ok=True)
     with TemporaryFile(dir=output):
         pass  # it can be written to
-    if not keypoints:
+    expect(not (keypoints and predictions), WHO, "--keypoints or --predictions", "both")
+    if not keypoints and not predictions:
         check_detector(model)
+    layer = None if mano is None else mano_layer(mano)
     loss = DenseTextureAlignmentLoss.from_pretrained(image_size=plan.image_size, reduction="none")
     names = _names(photographs)
     rows: list[Row] = []
     waiting: list[tuple[str, Photo]] = []
     with tqdm(total=len(photographs) * plan.steps, desc="texalign align", unit="step") as bar:
         for number, path in enumerate(photographs):
-            marks, skin = (some[number] if some else None for some in (keypoints, masks))
+            marks, skin, net = (some[number] if some else None for some in (keypoints, masks, predictions))
             try:
-                waiting.append((names[number], read_photo(path, plan.image_size, marks, skin, side, model)))
+                waiting.append((names[number], read_photo(path, plan.image_size, marks, skin, net, side, model)))
             except (OSError, ValueError) as error:
                 _tell(bar, str(error))
                 bar.update(plan.steps)
             last = number + 1 == len(photographs)
             if waiting and (last or not same_hand):
-                rows += _align(waiting, output, plan, loss, same_hand, bar)
+                rows += _align(waiting, output, plan, loss, same_hand, layer, bar)
                 waiting = []
     return rows
 
@@ -128,18 +135,20 @@ def _align(
     plan: Plan,
     loss: DenseTextureAlignmentLoss,
     same_hand: bool,
+    layer: Any,
     bar: Any,
 ) -> list[Row]:
     """Fit all hands of some photographs together, and write them."""
     crops = [crop for _, photo in photos for crop in photo.crops]
     numbers = [number for number, (_, photo) in enumerate(photos) for _ in photo.crops]
     aligned = align_hands(crops, numbers, plan.steps, loss, same_hand, lambda: bar.update(len(photos)))
+    mano = None if layer is None else mano_parameters(layer, aligned.hands[1])
     rows: list[Row] = []
     for name, photo in photos:
         for count, crop in enumerate(photo.crops, start=1):
             row = len(rows)
             hand = f"{name}-{count}"
-            write_hand(output, hand, photo, crop, aligned, row)
+            write_hand(output, hand, photo, crop, aligned, row, mano)
             _doubt(bar, hand, crop.scale / plan.image_size, aligned, row)
             focal = f"{photo.focal:.0f} px ({photo.focal_from})"
             pairs = (aligned.agreement, aligned.iou, aligned.distances)

@@ -38,6 +38,14 @@ def add_align(commands: Any) -> None:
         help="JSON with 21 keypoints of one hand, or a list of hands (docs/photographs.md), in place of the detector; "
         "once for each photograph",
     )
+    parser.add_argument(
+        "--predictions",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a network's hands, .npz of vertices, cam_t, focal, is_right, in place of keypoints; one a photograph",
+    )
     parser.add_argument("--side", choices=("left", "right"), help="of all hands, where the detector is wrong")
     parser.add_argument("--same-hand", action="store_true", help="one person in one light: hands share a texture")
     parser.add_argument("--fast", action="store_true", help=f"{FAST.image_size} px and {FAST.steps} steps")
@@ -53,6 +61,7 @@ def add_align(commands: Any) -> None:
         help="the skin's mask, to measure the outline by; once for each photograph",
     )
     parser.add_argument("--model", type=Path, metavar="FILE", help="MediaPipe's hand_landmarker.task")
+    parser.add_argument("--mano", type=Path, metavar="FILE", help="MANO_RIGHT.pkl: tell its pose, too (needs smplx)")
     parser.set_defaults(command=run_align)
 
 
@@ -72,9 +81,11 @@ def run_align(options: argparse.Namespace) -> int:
             plan,
             options.keypoints,
             options.mask,
+            options.predictions,
             options.side,
             options.same_hand,
             options.model,
+            options.mano,
         )
     except ValueError as error:
         print(f"texalign: {error}", file=sys.stderr)

@@ -29,6 +29,7 @@ class HandCrop:
         picture: (3, P, P), the square at the photograph's own resolution, not mirrored.
         box: left, top, right, bottom in the photograph.
         is_right: the hand's side.
+        joints: (21, 3) metres, before the S × S image's camera, where a network predicted them, or None.
     """
 
     image: Tensor
@@ -39,6 +40,7 @@ class HandCrop:
     picture: Tensor
     box: tuple[int, int, int, int]
     is_right: bool
+    joints: Tensor | None = None
 
     @property
     def scale(self) -> float:

@@ -12,7 +12,16 @@ from torch import Tensor
 from texalign._internal import dilate
 from texalign.camera import PinholeCamera
 from texalign.cli.align_crops import HandCrop
-from texalign.hand import Hand, HandModel, HandParameters, fit_to_keypoints, keypoint_objective, pose_hand, refine
+from texalign.hand import (
+    Hand,
+    HandModel,
+    HandParameters,
+    fit_to_joints,
+    fit_to_keypoints,
+    keypoint_objective,
+    pose_hand,
+    refine,
+)
 from texalign.loss import DenseTextureAlignmentLoss, LossDetails, beyond_wrist
 from texalign.metrics import mask_iou
 
@@ -55,7 +64,7 @@ def align_hands(
     same_hand: bool = False,
     tick: Callable[[], object] = lambda: None,
 ) -> AlignedHands:
-    """Fit the bundled hand to keypoints, then to keypoints and texture.
+    """Fit the bundled hand to keypoints or predicted joints, then to keypoints and texture.
 
     Args:
         crops: B hands.
@@ -75,7 +84,11 @@ def align_hands(
     )
     group = torch.tensor([int(crop.is_right) for crop in crops]) if same_hand else None
     draws = torch.Generator().manual_seed(0)
-    start = fit_to_keypoints(model, camera, keypoints, _START_SCALE * size)
+    predicted = [crop.joints for crop in crops if crop.joints is not None]
+    if predicted:  # of all hands, or of none
+        start = fit_to_joints(model, torch.stack(predicted))
+    else:
+        start = fit_to_keypoints(model, camera, keypoints, _START_SCALE * size)
     clear, step = valid, 0
 
     def texture(hand: Hand) -> Tensor:

@@ -6,13 +6,15 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from texalign._internal import expect
 from texalign.cli.align_crops import HandCrop, crop_hand
+from texalign.cli.align_predictions import read_predictions
 from texalign.photographs import HandKeypoints, detect_hands, read_focal, read_image, read_keypoints, read_mask
 
 WHO = "align"
@@ -44,6 +46,7 @@ def read_photo(
     image_size: int,
     keypoints: Path | None = None,
     mask: Path | None = None,
+    predictions: Path | None = None,
     side: str | None = None,
     model: Path | None = None,
 ) -> Photo:
@@ -54,6 +57,7 @@ def read_photo(
         image_size: S of the crops.
         keypoints: a file of them; None lets the detector find them.
         mask: a file of skin's mask, or None.
+        predictions: a network's, in place of keypoints, or None.
         side: "left" or "right" of all hands; None takes the file's or the detector's.
         model: the detector's.
 
@@ -63,6 +67,8 @@ def read_photo(
     image = read_image(path)
     height, width = image.shape[1:]
     skin = None if mask is None else read_mask(mask, (height, width))
+    if predictions is not None:
+        return _predicted(path, image, image_size, predictions, skin)
     if keypoints is not None:
         hands = _listed(keypoints, (height, width))
     else:
@@ -82,6 +88,17 @@ def read_photo(
         for hand in hands
     ]
     return Photo(path, (width, height), focal, told, crops)
+
+
+def _predicted(path: Path, image: Tensor, image_size: int, predictions: Path, skin: Tensor | None) -> Photo:
+    height, width = image.shape[1:]
+    crops, focals = [], []
+    for hand in read_predictions(predictions, (height, width)):
+        crop = crop_hand(image, hand.keypoints, hand.is_right, hand.focal, image_size, skin)
+        crops.append(replace(crop, joints=crop.in_space(hand.joints)))
+        focals.append(hand.focal)
+    expect(len(crops) > 0, WHO, f"a hand in {predictions}", "none")
+    return Photo(path, (width, height), focals[0], "predictions' file", crops)
 
 
 def check_detector(model: Path | None) -> None:

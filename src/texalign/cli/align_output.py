@@ -13,17 +13,24 @@ from texalign._internal import write_whole
 from texalign.cli.align_crops import HandCrop
 from texalign.cli.align_fits import AlignedHands
 from texalign.cli.align_input import Photo
-from texalign.hand import SHAPE_NAMES, HandModel, rotation_vectors
+from texalign.hand import SHAPE_NAMES, HandModel, ManoParameters, rotation_vectors
 from texalign.render import TexturedHandRenderer
 from texalign.surface import HandSurface
 from texalign.viz import contact_sheet, mark, outline, overlay, save_mesh, save_png, texture_picture
 
 COLUMNS = ("photograph, keypoints", "fit to keypoints", "aligned", "texture", "textured hand")
+_MANO = ("global_orient", "hand_pose", "betas", "translation")
 # Shares of a picture's side.
 _LINE, _DOT = 1 / 160, 1 / 100
 
 
-def write_hand(folder: Path, name: str, photo: Photo, crop: HandCrop, aligned: AlignedHands, row: int) -> None:
+# MANO's parameters of all hands and how far it lies from them, or None.
+Mano = tuple[ManoParameters, Tensor] | None
+
+
+def write_hand(
+    folder: Path, name: str, photo: Photo, crop: HandCrop, aligned: AlignedHands, row: int, mano: Mano
+) -> None:
     """Write ``NAME-sheet.png``, ``NAME.obj`` with ``.mtl`` and ``.png``, ``NAME.glb``, and last ``NAME.json``."""
     texture = aligned.details[1].texture[row]
     save_png(folder / f"{name}-sheet.png", _sheet(crop, aligned, row))
@@ -31,7 +38,7 @@ def write_hand(folder: Path, name: str, photo: Photo, crop: HandCrop, aligned: A
     vertices = crop.in_space(aligned.hands[1].vertices[row])
     for suffix in (".obj", ".glb"):
         save_mesh(folder / f"{name}{suffix}", vertices, surface if crop.is_right else surface.mirrored(), texture)
-    text = json.dumps(_description(photo, crop, aligned, row), indent=1, allow_nan=False)
+    text = json.dumps(_description(photo, crop, aligned, row, mano), indent=1, allow_nan=False)
     write_whole(folder / f"{name}.json", lambda partial: partial.write_text(text + "\n", encoding="utf-8"))
 
 
@@ -55,7 +62,7 @@ def _sheet(crop: HandCrop, aligned: AlignedHands, row: int) -> Tensor:
     return contact_sheet([upright], column_labels=COLUMNS)
 
 
-def _description(photo: Photo, crop: HandCrop, aligned: AlignedHands, row: int) -> dict[str, Any]:
+def _description(photo: Photo, crop: HandCrop, aligned: AlignedHands, row: int, mano: Mano) -> dict[str, Any]:
     """All that the fit found, as JSON holds it; docs/your-photographs.md says what is what."""
     model = HandModel()
     angles, orientation, translation, _ = (tensor[row][None] for tensor in aligned.parameters.tensors())
@@ -65,6 +72,11 @@ def _description(photo: Photo, crop: HandCrop, aligned: AlignedHands, row: int) 
     joints = aligned.hands[1].joints[row]
     pixels = crop.in_photograph(crop.camera.project(joints[None])[0])
     names = ("start", "aligned")
+    told: dict[str, Any] = {}
+    if mano is not None:
+        found, distance = mano
+        told = {name: _rounded(getattr(found, name)[row], 5) for name in _MANO}
+        told = {"mano": {"mirrored": not crop.is_right, **told, "off_mm": round(1000 * float(distance[row]), 2)}}
     return {
         "photograph": photo.path.name,
         "size": [width, height],
@@ -86,6 +98,7 @@ def _description(photo: Photo, crop: HandCrop, aligned: AlignedHands, row: int) 
         "agreement": dict(zip(names, _rounded(aligned.agreement[:, row], 4))),
         "mask_iou": dict(zip(names, _rounded(aligned.iou[:, row], 4))),
         "joints_to_keypoints_px": dict(zip(names, _rounded(aligned.distances[:, row], 2))),
+        **told,
     }
 
 

@@ -4,6 +4,7 @@ from texalign.hand.fitting import fit_to_joints, fit_to_keypoints, refine
 from texalign.hand.hand_model import SHAPE_NAMES, Hand, HandModel
 from texalign.hand.joints import FINGERS, JOINT_NAMES, JOINT_ORDER, PARENTS, POSE_JOINT_NAMES, TIP_VERTICES
 from texalign.hand.known_shape import KnownShape
+from texalign.hand.mano_refinement import ManoParameters, mano_hand, refine_mano
 from texalign.hand.objectives import KEYPOINT_WEIGHT, anatomy_loss, keypoint_loss, keypoint_objective
 from texalign.hand.parameters import (
     FITTED_SHAPE,
@@ -32,6 +33,7 @@ __all__ = [
     "HandModel",
     "HandParameters",
     "KnownShape",
+    "ManoParameters",
     "anatomy_loss",
     "best_rotation",
     "disturbed",
@@ -39,9 +41,11 @@ __all__ = [
     "fit_to_keypoints",
     "keypoint_loss",
     "keypoint_objective",
+    "mano_hand",
     "parameters_of_pose",
     "pose_hand",
     "refine",
+    "refine_mano",
     "relaxed_pose",
     "resting",
     "rotation_matrices",
