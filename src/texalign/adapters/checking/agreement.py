@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -34,10 +36,9 @@ class Agreement(nn.Module):
         self.loss = DenseTextureAlignmentLoss(renderer, prior, token_count=TOKENS, reduction="none")
         self.image, self.mask = self._resized(image), None if mask is None else self._resized(mask)
         self.valid = None if valid is None else self._resized(valid)
-        self.volume_faces = surface.closed_wrist().faces
 
-    def forward(self, vertices: Tensor, camera: PinholeCamera, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss (N,) of samples `index` (N,), which of them were skipped, and coverage (N, 1, h, w).
+    def forward(self, vertices: Tensor, camera: PinholeCamera, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss (N,) of samples `index` (N,), 0 where one was skipped, and coverage (N, 1, h, w).
 
         A mesh that is inside out is drawn in a mirror, image and camera with it: what is seen stays the same.
         """
@@ -47,19 +48,22 @@ class Agreement(nn.Module):
         valid = None if self.valid is None else self.valid[index]
         inputs = LossInputs(vertices, camera, image, mask, valid).mirrored(~right_side_out)
         generator = torch.Generator(vertices.device).manual_seed(0)
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # what it says of a first batch, `check` says itself
             value, details = self.loss(*inputs, generator=generator, return_details=True)
         # A fingertip at the image's edge fits almost anything: weigh by the share of the hand inside the image.
         pixels = inputs.camera.project(inputs.vertices)
         within = ((pixels >= 0) & (pixels <= pixels.new_tensor(self.size[::-1]))).all(dim=2).float().mean(dim=1)
         value = torch.where(value < 0, value * within, value)
         coverage = details.coverage
-        return value, details.skipped, torch.where(right_side_out[:, None, None, None], coverage, coverage.flip(-1))
+        return value, torch.where(right_side_out[:, None, None, None], coverage, coverage.flip(-1))
 
     def inside_out(self, vertices: Tensor) -> Tensor:
-        """(B,) bool: the mesh, its openings closed, encloses a negative volume."""
-        centred = vertices - vertices.mean(dim=1, keepdim=True)
-        first, second, third = centred[:, self.volume_faces].unbind(dim=2)
+        """(B,) bool: the mesh encloses a negative volume."""
+        wrist, faces = self.loss.wrist, self.loss.renderer.surface.faces
+        # Seen from the middle of the wrist's opening, a lid over it encloses none.
+        middle = vertices[:, wrist] if len(wrist) else vertices
+        first, second, third = (vertices - middle.mean(dim=1, keepdim=True))[:, faces].unbind(dim=2)
         return (first * torch.linalg.cross(second, third)).sum(dim=(1, 2)) < 0
 
     def _resized(self, values: Tensor) -> Tensor:

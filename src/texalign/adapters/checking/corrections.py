@@ -2,121 +2,129 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from texalign._internal import computes_constants
+from texalign.adapters.checking.silhouettes import Moves, Silhouettes
 from texalign.camera import PinholeCamera
-from texalign.hand import POSE_JOINT_NAMES, HandModel
 
-_X, _Y, _XY, _YZ = (-1.0, 1.0, 1.0), (1.0, -1.0, 1.0), (-1.0, -1.0, 1.0), (1.0, -1.0, -1.0)
-_WHOLE = "after the translation is added, which is flipped too"
-_PART = "before the translation is added"
+_X, _Y, _YZ = (-1.0, 1.0, 1.0), (1.0, -1.0, 1.0), (1.0, -1.0, -1.0)
+_WHOLE, _PART = "after the translation is added, which is flipped too", "before the translation is added"
+_Y_UP = "y points up: negate y, {}; this library's y points down"
+_LEFT = (
+    "these are the vertices of left hands, and the images show right ones, or the other way round: mirror one of the "
+    "two (vertices: negate x, {})"
+)
+_MIRRORED = (
+    "image and mesh are each other's mirror image, as when left hands are mirrored in one and not in the other: mirror "
+    "both or none (vertices: negate x, {})"
+)
+_OPENGL = "the axes are OpenGL's, y up and z backwards: negate y and z, {}"
+
+# Steps of a search in degrees, octaves and image sides, how many of them it goes each way, and whether it is about the
+# image's corner.
+_ROTATION = ((10.0, 0.0, 0.0, 0.0), 18, False)
+_SHIFT = ((0.0, 0.0, 1 / 16, 1 / 16), 8, False)
+_ZOOM, _RESIZING = ((0.0, 0.1, 0.0, 0.0), 10, False), ((0.0, 0.1, 0.0, 0.0), 10, True)
+# What rotations chosen one by one gain more than one for all does, on meshes that are right.
+_CHOSEN_ONE_BY_ONE = 0.05
 
 
 class Correction(NamedTuple):
     """Another mesh and camera, and the mistake that would have turned them into those that came.
 
-    `of_some`: a mistake that is made with a part of a batch only.
+    Attributes:
+        mistake: in words.
+        vertices, camera: of N samples.
+        explained: (N,) the share explained of their silhouettes.
+        of_some: a mistake that is made with a part of a batch only.
     """
 
     mistake: str
     vertices: Tensor
     camera: PinholeCamera
+    explained: Tensor
     of_some: bool = False
 
 
-def flips(vertices: Tensor, camera: PinholeCamera, width: int, inside_out: bool) -> list[Correction]:
-    """Axes negated: reflections where the mesh is inside out; where not, turns, or a reflection of some samples."""
-    points = [(None, _WHOLE), *((point, _PART) for point in _roots(vertices))]
-    found = []
-    if inside_out:
-        y_up = "y points up: negate y, {}; this library's y points down"
-        left = (
-            "these are the vertices of left hands, and the images show right ones, or the other way round: mirror one "
-            "of the two (vertices: negate x, {})"
-        )
-        found += [Correction(y_up.format(when), flipped(vertices, _Y, point), camera) for point, when in points]
-        found += [Correction(left.format(when), flipped(vertices, _X, point), camera) for point, when in points]
-    else:
-        mirrored = (
-            "image and mesh are each other's mirror image, as when left hands are mirrored in one and not in the "
-            "other: mirror both or none{}"
-        )
-        whole = flipped(vertices, _X, None)
-        found.append(Correction(mirrored.format(""), whole, camera.mirrored(width), of_some=True))
-        for point, when in points[1:]:
-            how = mirrored.format(f" (vertices: negate x, {when})")
-            found.append(Correction(how, flipped(vertices, _X, point), camera, of_some=True))
-        turned = "the hand is upside down: negate x and y, {}"
-        found += [Correction(turned.format(when), flipped(vertices, _XY, point), camera) for point, when in points]
-        opengl = "the axes are OpenGL's, y up and z backwards: negate y and z, {}"
-        found += [Correction(opengl.format(when), flipped(vertices, _YZ, point), camera) for point, when in points[1:]]
-    return found
-
-
-def _roots(vertices: Tensor) -> list[Tensor]:
-    """Points (B, 1, 3) that vertices may be relative to: the box's middle, the wrist, the middle finger's base."""
-    roots = [(vertices.amin(dim=1, keepdim=True) + vertices.amax(dim=1, keepdim=True)) / 2]
-    regressor = _joints_of_mano().to(vertices)
-    if vertices.shape[1] == regressor.shape[1]:
-        roots += (regressor @ vertices).split(1, dim=1)
-    return roots
-
-
-@lru_cache(maxsize=1)
-@computes_constants
-def _joints_of_mano() -> Tensor:
-    """(2, 778): the wrist and the base of the middle finger, as means of vertices."""
-    return HandModel().joint_regressor[[0, POSE_JOINT_NAMES.index("middle_1")]]
-
-
-def moves(
-    vertices: Tensor, camera: PinholeCamera, height: int, width: int, off_mask: Tensor | None
+def flips(
+    silhouettes: Silhouettes, vertices: Tensor, camera: PinholeCamera, index: Tensor, inside_out: bool
 ) -> list[Correction]:
-    """Other principal points, and the cameras of an image of half and of twice the size.
-
-    Args:
-        vertices, camera: as they are.
-        height, width: of the image, pixels.
-        off_mask: (2,) pixels from the meshes to their masks, or None.
-    """
-    half = camera.principal.new_tensor([width / 2, height / 2])
-    steps = [(dx, dy) for dx in (-1, 0, 1) for dy in (-1, 0, 1) if (dx, dy) != (0, 0)]
-    named = [(half * half.new_tensor(step), "half the image") for step in steps]
-    if off_mask is not None:
-        named.append((off_mask, "what separates meshes from masks"))
-    found = [
-        Correction(
-            f"the principal point is off by {reason}: add ({shift[0]:.0f}, {shift[1]:.0f}) pixels to it",
-            vertices,
-            PinholeCamera(camera.focal, camera.principal + shift),
-        )
-        for shift, reason in named
-    ]
-    middle = half.expand_as(camera.principal)
-    if bool(((camera.principal - middle).abs() > 0.04 * half.amax()).any()):
-        found.append(
-            Correction(
-                f"the principal point should be the image's middle, ({half[0]:.0f}, {half[1]:.0f})",
-                vertices,
-                PinholeCamera(camera.focal, middle),
-            )
-        )
-    found += [
-        Correction(
-            f"the camera is that of an image {size}: multiply its focal length and principal point by {factor:g}",
-            vertices,
-            PinholeCamera(camera.focal * factor, camera.principal * factor),
-        )
-        for factor, size in ((0.5, "twice as large"), (2.0, "half as large"))
-    ]
+    """Axes negated: reflections where the mesh is inside out; where not, a turn, or a reflection of some samples."""
+    roots = [(vertices.amin(dim=1, keepdim=True) + vertices.amax(dim=1, keepdim=True)) / 2]
+    if silhouettes.wrist:
+        roots.append(vertices[:, silhouettes.wrist].mean(dim=1, keepdim=True))
+    # They may have been flipped about a point beside these.
+    nearby = _lattice(_SHIFT[0], 2).to(vertices)
+    found = []
+    for mistake, signs in ((_Y_UP, _Y), (_LEFT, _X)) if inside_out else ((_MIRRORED, _X), (_OPENGL, _YZ)):
+        sign, of_some = vertices.new_tensor(signs), mistake == _MIRRORED
+        if mistake != _OPENGL:  # those lie behind the camera
+            seen = camera.mirrored(silhouettes.width) if of_some else camera
+            explained = silhouettes.explained(silhouettes.layers(vertices * sign, seen), index, Moves(0 * nearby[:1]))
+            found.append(Correction(mistake.format(_WHOLE), vertices * sign, seen, explained[:, 0], of_some))
+        for root in roots:
+            flipped = (vertices - root) * sign + root
+            explained = silhouettes.explained(silhouettes.layers(flipped, camera), index, Moves(nearby))
+            best = _best(explained)
+            flipped = silhouettes.moved(flipped, camera, Moves(nearby[best : best + 1]))
+            found.append(Correction(mistake.format(_PART), flipped, camera, explained[:, best], of_some))
     return found
 
 
-def flipped(vertices: Tensor, signs: tuple[float, float, float], about: Tensor | None) -> Tensor:
-    """Axes negated about points (B, 1, 3), or about the camera."""
-    sign = vertices.new_tensor(signs)
-    return vertices * sign if about is None else (vertices - about) * sign + about
+def moves_in_the_image(
+    silhouettes: Silhouettes, vertices: Tensor, camera: PinholeCamera, index: Tensor, one_by_one: bool
+) -> list[Correction]:
+    """Rotated, scaled and shifted in the image as suits the batch best; `one_by_one`: also each rotated for itself."""
+    layers = silhouettes.layers(vertices, camera)
+    found = []
+    for kind in (_ROTATION, _ZOOM, _RESIZING, _SHIFT):
+        steps, reach, corner = kind
+        rows = _lattice(steps, reach).to(vertices)
+        explained = silhouettes.explained(layers, index, Moves(rows, corner))
+        if kind is _ROTATION and one_by_one:
+            most, chosen = explained.max(dim=1)
+            rotated = silhouettes.moved(vertices, camera, Moves(rows[chosen]))
+            low, high = (f"{float(degrees):.0f}°" for degrees in rows[chosen, 0].aminmax())
+            said = (
+                f"the images look rotated against the meshes, each by another angle, {low} to {high} clockwise: does "
+                "an augmentation rotate only one of the two?"
+            )
+            found.append(Correction(said, rotated, camera, most - _CHOSEN_ONE_BY_ONE, of_some=True))
+        for finer in (3, 9):
+            rows = rows[_best(explained)] + _lattice(steps, 3).to(vertices) / finer
+            explained = silhouettes.explained(layers, index, Moves(rows, corner))
+        best = _best(explained)
+        moved = silhouettes.moved(vertices, camera, Moves(rows[best : best + 1], corner))
+        said = _said(rows[best].tolist(), corner, silhouettes.width, silhouettes.side)
+        found.append(Correction(said, moved, camera, explained[:, best]))
+    return found
+
+
+def _lattice(steps: tuple[float, ...], reach: int) -> Tensor:
+    """(C, 4): all sums of up to `reach` of each of the steps."""
+    return torch.cartesian_prod(*(torch.arange(-reach, reach + 1) * step if step else torch.zeros(1) for step in steps))
+
+
+def _best(explained: Tensor) -> int:
+    """The column of (N, C) that is largest in the mean."""
+    return int(explained.mean(dim=0).argmax())
+
+
+def _said(row: list[float], corner: bool, width: int, side: int) -> str:
+    degrees, octaves, x, y = row
+    factor = 2.0**octaves
+    if degrees:
+        way = "clockwise" if degrees > 0 else "counter-clockwise"
+        return f"the images look rotated by about {abs(degrees):.0f}° {way} against the meshes: rotate both or none"
+    if corner:
+        return (
+            f"the camera looks made for an image {1 / factor:.2f} × as large, {width / factor:.0f} pixels wide and not "
+            f"{width}: multiply its focal length and principal point by {factor:.2f}"
+        )
+    if octaves:
+        size = f"{factor:.2f} × too small" if octaves > 0 else f"{1 / factor:.2f} × too large"
+        return f"the meshes look {size}: the focal length, or the depth, is off by that factor"
+    return f"the principal point looks off: add ({x * side:.0f}, {y * side:.0f}) pixels to it"
