@@ -82,24 +82,21 @@ def moves_in_the_image(
     found = []
     for kind in (_ROTATION, _ZOOM, _RESIZING, _SHIFT):
         steps, reach, corner = kind
-        rows = _lattice(steps, reach).to(vertices)
-        explained = silhouettes.explained(layers, index, Moves(rows, corner))
-        if kind is _ROTATION and one_by_one:
-            most, chosen = explained.max(dim=1)
-            rotated = silhouettes.moved(vertices, camera, Moves(rows[chosen]))
-            low, high = (f"{float(degrees):.0f}°" for degrees in rows[chosen, 0].aminmax())
-            said = (
-                f"the images look rotated against the meshes, each by another angle, {low} to {high} clockwise: does "
-                "an augmentation rotate only one of the two?"
-            )
-            found.append(Correction(said, rotated, camera, most - _CHOSEN_ONE_BY_ONE, of_some=True))
+        grid = _lattice(steps, reach).to(vertices)
+        over_grid = silhouettes.explained(layers, index, Moves(grid, corner))
+        rows, explained = grid, over_grid
         for finer in (3, 9):
             rows = rows[_best(explained)] + _lattice(steps, 3).to(vertices) / finer
             explained = silhouettes.explained(layers, index, Moves(rows, corner))
         best = _best(explained)
-        moved = silhouettes.moved(vertices, camera, Moves(rows[best : best + 1], corner))
-        said = _said(rows[best].tolist(), corner, silhouettes.width, silhouettes.side)
-        found.append(Correction(said, moved, camera, explained[:, best]))
+        moves, said = Moves(rows[best : best + 1], corner), _said(rows[best].tolist(), corner, silhouettes)
+        most, chosen = over_grid.max(dim=1)
+        own = kind is _ROTATION and one_by_one and bool((most - explained[:, best]).mean() > _CHOSEN_ONE_BY_ONE)
+        if own:
+            moves, said = Moves(grid[chosen]), _said_one_by_one(grid[chosen, 0])
+        moved = silhouettes.moved(vertices, camera, moves)
+        gain = most - _CHOSEN_ONE_BY_ONE if own else explained[:, best]
+        found.append(Correction(said, moved, camera, gain, of_some=own))
     return found
 
 
@@ -113,12 +110,12 @@ def _best(explained: Tensor) -> int:
     return int(explained.mean(dim=0).argmax())
 
 
-def _said(row: list[float], corner: bool, width: int, side: int) -> str:
+def _said(row: list[float], corner: bool, silhouettes: Silhouettes) -> str:
     degrees, octaves, x, y = row
-    factor = 2.0**octaves
+    factor, width = 2.0**octaves, silhouettes.width
     if degrees:
-        way = "clockwise" if degrees > 0 else "counter-clockwise"
-        return f"the images look rotated by about {abs(degrees):.0f}° {way} against the meshes: rotate both or none"
+        way = "" if abs(degrees) > 175 else " clockwise" if degrees > 0 else " counter-clockwise"
+        return f"the images look rotated by about {abs(degrees):.0f}°{way} against the meshes: rotate both or none"
     if corner:
         return (
             f"the camera looks made for an image {1 / factor:.2f} × as large, {width / factor:.0f} pixels wide and not "
@@ -127,4 +124,13 @@ def _said(row: list[float], corner: bool, width: int, side: int) -> str:
     if octaves:
         size = f"{factor:.2f} × too small" if octaves > 0 else f"{1 / factor:.2f} × too large"
         return f"the meshes look {size}: the focal length, or the depth, is off by that factor"
+    side = silhouettes.side
     return f"the principal point looks off: add ({x * side:.0f}, {y * side:.0f}) pixels to it"
+
+
+def _said_one_by_one(degrees: Tensor) -> str:
+    low, high = (f"{float(each):.0f}°" for each in degrees.aminmax())
+    return (
+        f"the images look rotated against the meshes, each by another angle, {low} to {high} clockwise, as an "
+        "augmentation does that rotates only one of the two"
+    )
