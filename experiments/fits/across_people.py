@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 import texalign as ta
-from fits.people import People, generated, read_frames, read_people
+from fits.people import SLD_SHIFT, People, generated, read_frames, read_people
 from fits.people_fits import (
     BASE,
     CHUNK,
@@ -28,7 +28,7 @@ from fits.people_fits import (
     texture_term,
     weight_at_one,
 )
-from fits.real_refinement import from_lists, known, to_lists
+from fits.real_refinement import from_lists, to_lists
 from fits.stand_ins import MeanColour, PlainDifference
 from fits.store import Store
 from recording import digest
@@ -40,7 +40,7 @@ RATIO, RATIOS = 1.0, (0.25, 0.5, 1.0, 2.0, 4.0)
 # Seeds of the labels' noise.
 NOISY = "detector + noise"
 LABELS = {NOISY: 1, "detector": None}
-BUNDLED = "+ loss, bundled prior"
+BUNDLED, MASK = "+ loss, bundled prior", "+ mask"
 # What the ratio is chosen on, and what the final tables are of: other people, and other frames of the video.
 # Of hgr several photographs a person, of sld one.
 TUNING_HGR, TUNING_EACH, TUNING_SLD, TUNING_FRAMES, TUNING_SEED = (1, 2), 8, range(1, 21), range(0, 298, 19), 30_000
@@ -93,7 +93,7 @@ class AcrossPeople:
             add(f"+ loss, {name} prior", texture_term(loss(prior)), prior)
         add("+ loss, mean colour", texture_term(loss(MeanColour())))
         add("+ plain difference", texture_term(PlainDifference(renderer, priors["bundled"])), priors["bundled"])
-        add("+ mask", mask_term(renderer))
+        add(MASK, mask_term(renderer))
 
     def settings(self, section: str) -> dict[str, Any]:
         """What a section's tables are of, for the record."""
@@ -126,7 +126,7 @@ class AcrossPeople:
         renderer, keep = self.renderer, self.keep
         sets = {
             "hgr": read_people(self.folder / "hgr", hgr, each, renderer, keep, padded=True),
-            "sld": read_people(self.folder / "sld", sld, 1, renderer, keep),
+            "sld": read_people(self.folder / "sld", sld, 1, renderer, keep, shift=SLD_SHIFT),
         }
         if self.video is not None:
             sets["video"] = read_frames(self.video, frames, renderer, keep)
@@ -139,6 +139,7 @@ class AcrossPeople:
         """The labels alone, and every arm at every ratio."""
         marks = labels_of(people, LABELS[labels])
         mine = f"{name} {people.photographs.fingerprint()[:8]}, {labels}"
+        masks = digest(people.mask.numpy().tobytes())[:8]
         rows = torch.arange(len(people)).split(CHUNK)
         start = self._fits(f"{mine}, start", lambda i: start_of(people.select(rows[i]), marks[rows[i]]), len(rows))
 
@@ -151,7 +152,7 @@ class AcrossPeople:
         found, weights = {BASE: fits(BASE, None, 0.0)}, {BASE: 0.0}
         for ratio in ratios:
             for arm in arms:
-                belongs, term = f"{arm} {self.digests[arm]}", self.terms[arm]
+                belongs, term = f"{arm} {masks if arm == MASK else self.digests[arm]}", self.terms[arm]
                 one = self.store.get(f"{mine}, {belongs}, weight", weight_at_one, people, marks, start, term)
                 title = arm if len(ratios) == 1 else f"{arm}, ratio {ratio:g}"
                 weights[title] = ratio * one
@@ -189,7 +190,7 @@ class AcrossPeople:
         """Keypoints, mask, and the fits without and with the loss, a row for each photograph of `index`."""
         some = people.select(index)
         image, camera, ids = some.photographs.image, some.photographs.camera, some.photographs.ids
-        mask = outline(image, known(some.photographs.mask) * some.counted, (1.0, 0.3, 0.9), width=1)
+        mask = outline(image, some.mask * some.counted, (1.0, 0.3, 0.9), width=1)
         pictures = {"keypoints": mark(image, some.photographs.keypoints), "mask": mask}
         for labels, run in runs.items():
             for arm in (BASE, BUNDLED):

@@ -55,7 +55,7 @@ def mask_term(renderer: ta.TexturedHandRenderer) -> Term:
     """Squared difference from the mask over its area, but beyond the mesh's wrist and outside the photograph."""
 
     def of(people: People) -> Callable[[Hand], Tensor]:
-        camera, mask = people.photographs.camera, known(people.photographs.mask)
+        camera, mask = people.photographs.camera, people.mask
 
         def silhouette(hand: Hand) -> Tensor:
             coverage = renderer(hand.vertices, camera, torch.ones(1, 3, 8, 8)).coverage
@@ -100,7 +100,7 @@ def fitted(people: People, labels: Tensor, start: HandParameters, term: Term | N
 def errors(people: People, fit: HandParameters, renderer: ta.TexturedHandRenderer) -> Errors:
     """By photograph. IoU and outline where masks are compared; pixels of the 128 px image."""
     photographs = people.photographs
-    camera, mask = photographs.camera, known(photographs.mask) * people.counted
+    camera, mask = photographs.camera, people.mask * people.counted
     with torch.no_grad():
         hand = pose_hand(HandModel(), fit)
         coverage = torch.cat(

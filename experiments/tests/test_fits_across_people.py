@@ -10,7 +10,7 @@ import texalign as ta
 from fits import across_people, people_fits
 from fits.across_people import BUNDLED, AcrossPeople
 from fits.comparison import interval, relative_change
-from fits.people import generated, inside_photograph, read_people
+from fits.people import generated, inside_photograph, moved, read_people
 from fits.people_fits import (
     BASE,
     errors,
@@ -68,8 +68,16 @@ def test_each_person_gives_so_many_photographs(tmp_path, renderer):
     people = read_people(tmp_path / "some", [0, 9], 2, renderer, tmp_path)
     assert people.person.unique().tolist() == [0, 9]
     assert len(people) + people.left_out == 3
-    shown = (people.photographs.mask * people.counted).sum(dim=(1, 2, 3))
-    assert (shown > 0.7 * people.photographs.mask.sum(dim=(1, 2, 3))).all()
+    shown = (people.mask * people.counted).sum(dim=(1, 2, 3))
+    assert (shown > 0.7 * people.mask.sum(dim=(1, 2, 3))).all()
+
+
+def test_masks_are_moved_right_and_down_by_shares_of_the_side():
+    mask = torch.zeros(1, 1, 10, 10)
+    mask[..., 4, 4] = 1
+    there = torch.zeros(1, 1, 10, 10)
+    there[..., 5, 2] = 1
+    assert torch.allclose(moved(mask, -0.2, 0.1), there, atol=1e-5)
 
 
 def test_a_start_has_no_gradient_to_balance_with_and_a_disturbed_one_has(hands, renderer, monkeypatch):
