@@ -17,6 +17,7 @@ from texalign.synthetic.layers import Layer, arm_layer, hand_layer
 from texalign.synthetic.lighting import Light, draw_light
 from texalign.synthetic.placement import Placed, place_hands
 from texalign.synthetic.scenery import backgrounds, moved_layer, occluders, palette, pixel_centres
+from texalign.synthetic.shadow import cast_shadow
 from texalign.synthetic.skin import skin_textures
 
 _OCCLUDERS = 3
@@ -84,8 +85,8 @@ def generate(
 
     Palm, back, side and fist views come in equal shares. Skin follows from melanin and haemoglobin; about a fifth of
     the hands have colours that no skin has, since a prior that has seen more than there is transfers better to what
-    there is. Light, shadows, forearms, sleeves, occluders, other hands, exposure, white balance, blur, noise and JPEG
-    vary from image to image. No gradient is recorded.
+    there is. Light, shadows on the hand and behind it, forearms, sleeves, occluders, other hands, exposure, white
+    balance, blur, noise and JPEG vary from image to image. No gradient is recorded.
 
     Args:
         n: number of images; 0 gives an empty batch.
@@ -140,7 +141,7 @@ def _draw_batch(draws: Draws, person: Draws, size: int, texture_size: int, gestu
     skin = albedo.mean(dim=(2, 3))
     hand = hand_layer(draws, surface, placed, albedo, light, size)
     arm = arm_layer(draws, surface, placed, albedo, light, size)
-    image = backgrounds(draws, size, skin)
+    image = cast_shadow(draws, backgrounds(draws, size, skin), torch.maximum(hand.alpha, arm.alpha), light)
     other, other_is_near = _other_hand(draws, hand)
     image = other.over(image, 1 - other_is_near)
     image = hand.over(arm.over(image))
