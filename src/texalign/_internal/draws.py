@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 
 import torch
@@ -23,6 +24,11 @@ class Draws:
         self.device = device
         self._source = generator.device if generator is not None else device
 
+    def aside(self) -> Draws:
+        """Draws of the same batch from another generator, seeded by this one's state, which they leave as it is."""
+        seed = zlib.crc32(self._state().numpy().tobytes())
+        return Draws(self.count, torch.Generator(self._source).manual_seed(seed), self.device, self.repeats)
+
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         """(B, *shape) float32, even between low and high."""
         return low + (high - low) * self._rows(torch.rand, *shape)
@@ -34,6 +40,11 @@ class Draws:
     def normal(self, *shape: int) -> Tensor:
         """(B, *shape) float32, standard normal."""
         return self._rows(torch.randn, *shape)
+
+    def _state(self) -> Tensor:
+        if self.generator is not None:
+            return self.generator.get_state()
+        return torch.get_rng_state() if self._source.type == "cpu" else torch.cuda.get_rng_state(self._source)
 
     def _rows(self, draw: Callable[..., Tensor], *shape: int) -> Tensor:
         rows = self.count // self.repeats

@@ -141,7 +141,7 @@ def _draw_batch(draws: Draws, person: Draws, size: int, texture_size: int, gestu
     skin = albedo.mean(dim=(2, 3))
     hand = hand_layer(draws, surface, placed, albedo, light, size)
     arm = arm_layer(draws, surface, placed, albedo, light, size)
-    image = cast_shadow(draws, backgrounds(draws, size, skin), torch.maximum(hand.alpha, arm.alpha), light)
+    image = cast_shadow(draws.aside(), backgrounds(draws, size, skin), torch.maximum(hand.alpha, arm.alpha), light)
     other, other_is_near = _other_hand(draws, hand)
     image = other.over(image, 1 - other_is_near)
     image = hand.over(arm.over(image))
