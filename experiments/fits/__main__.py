@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,11 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import texalign as ta
 from fits import real_refinement as real
 from fits import synthetic_refinement as synthetic_fits
-from fits.across_people import AcrossPeople, digest_of
+from fits.across_people import AcrossPeople, digest_of, test_people
 from fits.comparison import comparison
 from fits.landscape import Batch, landscape, landscape_rows
 from fits.plain_scenes import plain_scenes
-from fits.prior import Errors, errors_in_chunks, errors_on, prior_row
+from fits.prior import Errors, errors_in_chunks, errors_on, hidden_in_pairs, prior_row
 from fits.stand_ins import MeanColour, PlainDifference
 from fits.store import Store
 from fits.synthetic_refinement import Extra, with_loss
@@ -73,6 +74,7 @@ class Fits:
             self.priors["fine-tuned"] = ta.UVTextureEncoder.from_pretrained(arguments.fine_tuned, self.surface)
         self.images, self.seeds = arguments.images, arguments.seeds
         root = os.environ.get("TEXALIGN_REAL_DATA")
+        self.people: Path | None = arguments.people
         self.photographs: Photographs | None = None
         if root:
             self.photographs = read_photographs(root, range(318, 398, arguments.every), SIZE)
@@ -90,15 +92,24 @@ class Fits:
 
     def prior_table(self) -> list[dict[str, Any]]:
         """Sections a and b of the table."""
-        rows = []
+        found: dict[str, Errors] = {}
         for name, prior in self.priors.items():
+            mine = found[name] = {}
             for scenes in ("plain", "cluttered"):
                 result = self.kept(f"{name} prior, {scenes}", self._prior_on_scenes, prior, scenes)
-                rows += [prior_row(f"{scenes}, {what}", name, values) for what, values in result.items()]
+                mine |= {f"{scenes}, {what}": values for what, values in result.items()}
+            mine["cluttered, hidden"] = self.kept(f"{name} prior, hidden", self._prior_on_pairs, prior)
             if self.photographs is not None:
                 result = self.kept(f"{name} prior, photographs", self._prior_on_photographs, prior)
-                rows += [prior_row(f"photographs, {what}", name, values) for what, values in result.items()]
-        return rows
+                mine |= {f"photographs, {what}": values for what, values in result.items()}
+            for folder in ("sld", "hgr") if self.people is not None else ():
+                result = self.kept(f"{name} prior, {folder}", self._prior_on_people, prior, folder)
+                mine |= {f"{folder}, {what}": values for what, values in result.items()}
+        return [
+            prior_row(what, name, values, found["bundled"][what]["prior"])
+            for name, mine in found.items()
+            for what, values in mine.items()
+        ]
 
     def _prior_on_scenes(self, prior: ta.UVTextureEncoder, scenes: str) -> Errors:
         return errors_in_chunks(prior, self.renderer, images(scenes, self.images))
@@ -107,7 +118,30 @@ class Fits:
         photographs = real.known(self.photographs)
         with torch.no_grad():
             vertices = pose_hand(self.model, real.true_fits(photographs)).vertices
-            return errors_on(prior, self.renderer, photographs, vertices)
+            # Half the video away, the hand shows another gesture.
+            partner = torch.arange(len(vertices)).roll(len(vertices) // 2)
+            hidden = hidden_in_pairs(prior, self.renderer, photographs, vertices, partner)
+            return errors_on(prior, self.renderer, photographs, vertices) | {"hidden": hidden}
+
+    def _prior_on_pairs(self, prior: ta.UVTextureEncoder) -> dict[str, list[float]]:
+        generator, partner = torch.Generator().manual_seed(CLUTTERED_SEED), torch.arange(CHUNK).view(-1, 2).flip(1)
+        chunks = []
+        for _ in range(self.images // CHUNK):
+            batch = synthetic.generate(CHUNK, SIZE, generator, left_share=0, views=2)
+            with torch.no_grad():
+                chunks.append(hidden_in_pairs(prior, self.renderer, batch, batch.vertices, partner.flatten()))
+        return merged(chunks)
+
+    def _prior_on_people(self, prior: ta.UVTextureEncoder, folder: str) -> Errors:
+        people = test_people(self.people, folder, self.renderer, self.store.folder)
+        batch = replace(people.photographs, mask=people.mask * people.counted)
+        same = people.person[:, None] == people.person
+        # Of the same person's photographs, the next one.
+        partner = torch.stack([row.nonzero()[:, 0].roll(-1)[row[:i].sum()] for i, row in enumerate(same)])
+        with torch.no_grad():
+            vertices = pose_hand(self.model, people.reference).vertices
+            hidden = hidden_in_pairs(prior, self.renderer, batch, vertices, partner)
+            return errors_on(prior, self.renderer, batch, vertices) | {"hidden": hidden}
 
     def landscape_table(self, scenes: str) -> list[dict[str, Any]]:
         """Section c."""

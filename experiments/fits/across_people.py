@@ -203,6 +203,13 @@ class AcrossPeople:
         save_png(path, contact_sheet(large, [str(number) for number in ids], list(pictures)))
 
 
+def test_people(folder: Path, name: str, renderer: ta.TexturedHandRenderer, keep: Path) -> People:
+    """The people of the final tables, of sld two photographs of each, so that one can tell what another hides."""
+    if name == "hgr":
+        return read_people(folder / name, HGR, EACH, renderer, keep, padded=True)
+    return read_people(folder / name, SLD, 2, renderer, keep, shift=SLD_SHIFT)
+
+
 def digest_of(encoder: nn.Module) -> str:
     """Of the weights."""
     return digest(b"".join(tensor.numpy().tobytes() for tensor in encoder.state_dict().values()))

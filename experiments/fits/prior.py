@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import grid_sample
 
 import texalign as ta
 from fits.comparison import relative_change
@@ -60,6 +61,27 @@ def errors_on(
     return result
 
 
+def hidden_in_pairs(
+    encoder: ta.UVTextureEncoder,
+    renderer: ta.TexturedHandRenderer,
+    batch: Batch | Photographs,
+    vertices: Tensor,
+    partner: Tensor,
+) -> dict[str, list[float]]:
+    """By image: at what it hides of the hand and the image `partner` (B,) of the same hand in the same light shows."""
+    generator = torch.Generator().manual_seed(0)
+    camera, image = batch.camera, batch.image
+    targets = renderer.observe(vertices, camera, image, batch.mask, TARGETS, generator)
+    _, shown = renderer.unwrap(vertices, camera, image, batch.mask, texture_size=64)
+    uv, rgb = targets.uv[partner], targets.rgb[partner]
+    hidden = targets.valid[partner] & (grid_sample(shown, 2 * uv[:, None] - 1, align_corners=False)[:, 0, 0] == 0)
+    texture = encoder(renderer.observe(vertices, camera, image, count=TOKENS, generator=generator))
+    read = read_texture(texture, uv, renderer.surface)
+    # Of a few texels at an outline the mean says nothing.
+    enough = hidden.sum(dim=1, keepdim=True) >= TARGETS // 50
+    return per_image(read, targets.mean_colour()[:, None], rgb, hidden & enough)
+
+
 def misplaced(batch: Batch, generator: torch.Generator) -> Tensor:
     """(B, 778, 3): the hands off by `texalign.hand.disturbed`, as the refinements of this experiment start."""
     model = KnownShape(batch.betas)
@@ -79,8 +101,8 @@ def errors_in_chunks(encoder: ta.UVTextureEncoder, renderer: ta.TexturedHandRend
     return merged
 
 
-def prior_row(where: str, prior: str, values: dict[str, list[float]]) -> dict[str, Any]:
-    """A row of the table."""
+def prior_row(where: str, prior: str, values: dict[str, list[float]], bundled: list[float]) -> dict[str, Any]:
+    """A row of the table, also against the errors of the bundled prior on the same images."""
     error, mean = torch.tensor(values["prior"]), torch.tensor(values["mean"])
     change, low, high = relative_change(error, mean)
     return {
@@ -91,4 +113,5 @@ def prior_row(where: str, prior: str, values: dict[str, list[float]]) -> dict[st
         "mean colour's": mean.mean().item(),
         "ratio": 1 + change,
         "95 %": f"{1 + low:.2f} … {1 + high:.2f}",
+        "against bundled": "{:+.1%} ({:+.1%} … {:+.1%})".format(*relative_change(error, torch.tensor(bundled))),
     }
