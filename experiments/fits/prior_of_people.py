@@ -1,6 +1,6 @@
 """A prior that has seen people: the bundled one trained on with photographs of sld and generated hands.
 
-    python experiments/fits/prior_of_people.py --people FOLDER --output PRIOR [--share 0.34] [--steps 1200]
+    python experiments/fits/prior_of_people.py --people FOLDER --output PRIOR [--share 0.34] [--steps 500]
 
 Nobody on whom the fits or the demo show anything is trained on. Half of the generated hands show gestures, and natural
 skin is more frequent among them than in the bundled prior's training. The same command again resumes the run.
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--people", type=Path, required=True, help="folder of `sld`")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--share", type=float, default=0.34, help="of photographs in a step's images")
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--rate", type=float, default=2e-4)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
