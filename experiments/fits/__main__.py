@@ -133,7 +133,7 @@ class Fits:
         return merged(chunks)
 
     def _prior_on_people(self, prior: ta.UVTextureEncoder, folder: str) -> Errors:
-        people = test_people(self.people, folder, self.renderer, self.store.folder)
+        people = test_people(real.known(self.people), folder, self.renderer, self.store.folder)
         batch = replace(people.photographs, mask=people.mask * people.counted)
         same = people.person[:, None] == people.person
         # Of the same person's photographs, the next one.

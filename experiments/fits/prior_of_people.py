@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -60,14 +61,14 @@ def hands(photographs: Photographs, person: Tensor) -> Tensor:
     return number
 
 
-def generated_examples(subject: Subject, pairs: int, size: int, generator: torch.Generator) -> examples.Examples:
+def generated_examples(subject: Subject, pairs: int, image_size: int, generator: torch.Generator) -> examples.Examples:
     """As `texalign.pretrain` draws them, with gestures in half of the steps, and more natural skin."""
     gestures = torch.rand(1, generator=generator).item() < GESTURES
     before, draw = skin.WILD_SHARE, synthetic.generate
     skin.WILD_SHARE = WILD_SHARE
-    synthetic.generate = lambda *given, **named: draw(*given, **named, gestures=gestures)
+    synthetic.generate = partial(draw, gestures=gestures)
     try:
-        return examples.synthetic_examples(subject, pairs, size, generator)
+        return examples.synthetic_examples(subject, pairs, image_size, generator)
     finally:
         skin.WILD_SHARE, synthetic.generate = before, draw
 
