@@ -3,7 +3,8 @@
     python experiments/fits/prior_of_people.py --people FOLDER --output PRIOR [--share 0.34] [--steps 500]
 
 Nobody on whom the fits or the demo show anything is trained on. Half of the generated hands show gestures, and natural
-skin is more frequent among them than in the bundled prior's training. The same command again resumes the run.
+skin is more frequent among them than in the bundled prior's training. PRIOR/half gets the mean of the weights before
+and after. The same command again resumes the run.
 """
 
 from __future__ import annotations
@@ -93,6 +94,9 @@ def main() -> None:
     start = ta.UVTextureEncoder.from_pretrained()
     encoder = pretrain(arguments.output, settings, start, photographs=fitted, checkpoint_every=100)
     print(encoder.provenance["metrics"])
+    before, after = start.state_dict(), encoder.state_dict()
+    encoder.load_state_dict({name: before[name].lerp(after[name], 0.5) for name in before})
+    encoder.save_pretrained(arguments.output / "half", encoder.provenance | {"averaged_with": "its start"})
 
 
 if __name__ == "__main__":
