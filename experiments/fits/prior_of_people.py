@@ -34,7 +34,7 @@ from texalign.synthetic import skin
 SIZE = 128
 # The demo's photographs, and a test of networks, are of people from here on.
 FIRST_UNSEEN = 120
-GESTURES, WILD_SHARE = 0.5, 0.15
+GESTURES, WILD_SHARE = 0.5, 0.1
 # Photographs of a person share light if their skin's median colours are no farther apart than this in any channel.
 SAME_LIGHT = 0.05
 
