@@ -1,4 +1,4 @@
-"""What the pages of the documentation call yours: networks, batches, files. A function for each page, by its name."""
+"""What pages and docstrings call yours: networks, batches, files. A function for each, by the page's or file's name."""
 
 from __future__ import annotations
 
@@ -60,6 +60,12 @@ def hamer() -> Names:
     batches: Any = [joint_batch(2, seed) for seed in range(2)]
     loader = torch.utils.data.DataLoader(batches, batch_size=None)
     return {"pl": pytorch_lightning, "model": make_model(), "batches": batches, "loader": loader}
+
+
+def hamer_docstring() -> Names:
+    from hamer_stand_in import make_model
+
+    return {"model": make_model()}
 
 
 def your_network() -> Names:
@@ -224,6 +230,7 @@ def your_photographs() -> Names:
 
 
 STAND_INS: dict[str, Callable[[], Names]] = {
+    "adapters/hamer/attachment.py": hamer_docstring,
     "README.md": readme,
     "conventions.md": conventions,
     "hamer.md": hamer,

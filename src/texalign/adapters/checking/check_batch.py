@@ -114,6 +114,12 @@ def check(
     Raises:
         TypeError: not tensors, or not a camera.
         ValueError: shapes that do not belong together, or an empty batch.
+
+    Example:
+        >>> from texalign.synthetic import generate
+        >>> hands = generate(2, image_size=64, generator=torch.Generator().manual_seed(0), left_share=0)
+        >>> print(check(hands.vertices, hands.camera, 255 * hands.image))
+        - The image's values lie in [0, 251], not in [0, 1]: divide it by 255.
     """
     surface = HandSurface.mano() if surface is None else surface
     _check_shapes(LossInputs(vertices, camera, image, mask, valid), is_right)
