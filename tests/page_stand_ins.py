@@ -89,20 +89,7 @@ def your_network() -> Names:
         output = {"out": {"trans_full": torch.tensor([[[0.06, 0.05, 0.6]]]).repeat(2, 1, 1)}}
         return ta.DenseTextureAlignmentLoss.from_pretrained(256), batch, output, hand.vertices
 
-    def rotated_crops():
-        angles, shift = torch.tensor([0.5, -0.9]), torch.tensor([[[40.0], [-30.0]]]).expand(2, -1, -1)
-        rows = [torch.stack([angles.cos(), -angles.sin()], 1), torch.stack([angles.sin(), angles.cos()], 1)]
-        return torch.cat([1.5 * torch.stack(rows, 1), shift], dim=2), intrinsics(2)
-
-    def by_hand(vertices, camera, rotation, img2bb_trans, K):
-        """Where the recipe's camera sees vertices, and where the loader's own transform puts them."""
-        points = vertices + torch.tensor([0.0, 0.0, 0.5])
-        photograph = ta.PinholeCamera.from_intrinsics(K, pixel_offset=0.5).project(points)
-        expected = photograph @ img2bb_trans[:, :, :2].transpose(1, 2) + img2bb_trans[:, None, :, 2]
-        return camera.project(points @ rotation.transpose(1, 2)), expected
-
     return {
-        "by_hand": by_hand,
         "network_input": (batch.image - mean) / std,
         "K": K,
         "pred_translation": batch.joints[:, 0].clone().requires_grad_(),
@@ -118,7 +105,6 @@ def your_network() -> Names:
         "data": {**data, "mask": torch.ones(2, 128, 128)},
         "hawor": hawor,
         "handoccnet": lambda: (torch.rand(2, 3, 256, 256), torch.full((2, 2), 600.0), 0.5 + 2 * hand.joints[..., :2]),
-        "rotated_crops": rotated_crops,
     }
 
 
