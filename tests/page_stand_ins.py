@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from torch import nn
 import texalign as ta
 from texalign import synthetic
 from texalign.hand import HandModel, sample_pose
-from texalign.viz import save_png
 
 Names = dict[str, Any]
 
@@ -127,14 +125,7 @@ def lightning() -> Names:
             return torch.optim.Adam([self.translation], lr=1e-3)
 
     images: Any = torch.rand(4, 3, 64, 64)
-    hands = synthetic.generate(3, 128, torch.Generator().manual_seed(3))
-    return {
-        "network": Network(),
-        "loader": torch.utils.data.DataLoader(images, batch_size=2),
-        "loss_fn": ta.DenseTextureAlignmentLoss.from_pretrained(image_size=128),
-        "hands": hands,
-        "vertices": hands.vertices + torch.tensor([0.012, 0.004, 0.0]),
-    }
+    return {"network": Network(), "loader": torch.utils.data.DataLoader(images, batch_size=2)}
 
 
 def metrics() -> Names:
@@ -168,20 +159,8 @@ def conventions() -> Names:
     }
 
 
-def troubleshooting() -> Names:
-    camera, translation = ta.PinholeCamera.from_hamer(torch.tensor([[6.0, 0.07, 0.0]]))
-    vertices = HandModel()(torch.zeros(1, 16, 3)).vertices + translation[:, None]
-    normalised = torch.rand(1, 3, 256, 256) * 4 - 2
-    normalised[0, 0, 0, :2] = torch.tensor([-2.0, 2.0])
-    return {"ta": ta, "camera": camera, "vertices": vertices, "normalised_image": normalised}
-
-
 def photographs() -> Names:
     hands = generated(2, 128, seed=1)
-    save_png("photo.png", hands.image[0])
-    save_png("mask.png", hands.mask[0].expand(3, -1, -1))
-    keypoints = hands.camera.project(hands.joints)[0].tolist()
-    Path("keypoints.json").write_text(json.dumps({"hand": "left", "keypoints": keypoints}))
     return {"vertices": hands.vertices, "camera": hands.camera, "image": hands.image}
 
 
@@ -224,7 +203,6 @@ STAND_INS: dict[str, Callable[[], Names]] = {
     "metrics.md": metrics,
     "photographs.md": photographs,
     "quick-start.md": quick_start,
-    "troubleshooting.md": troubleshooting,
     "your-network.md": your_network,
     "your-photographs.md": your_photographs,
 }
