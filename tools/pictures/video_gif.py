@@ -80,8 +80,9 @@ def main() -> None:
         if step not in SHOWN:
             return
         with torch.no_grad():
-            options = {"group": shared, "generator": torch.Generator().manual_seed(0)}
-            _, details = loss_fn(hand.vertices, camera, image, return_details=True, **options)
+            same = torch.Generator().manual_seed(0)
+            seen = loss_fn(hand.vertices, camera, image, group=shared, generator=same, return_details=True)
+            details = seen[1]
             rendering = renderer(hand.vertices, seen_by, details.texture)
             rows = [[*outline(picture, rendering.coverage)], [*overlay(0.3 * picture, rendering)]]
             rows[0].append(texture_picture(details.texture[:1], renderer.surface, CELL)[0])

@@ -24,8 +24,8 @@ _NAMES = {
     "focal": ("focal", "scaled_focal_length", "focal_length"),
     "is_right": ("is_right", "right"),
 }
-# In place of vertices, and how many joints each turns.
-_MANO = {"global_orient": 1, "hand_pose": 15, "betas": 0}
+# In place of vertices.
+_MANO = ("global_orient", "hand_pose", "betas")
 # How far the product of a rotation matrix and its transpose may lie from 1: bfloat16 rounds by 0.004.
 _ROUNDED = 0.05
 
@@ -116,9 +116,10 @@ def _posed(arrays: dict[str, np.ndarray], count: int, path: Path, layer: Any) ->
     betas, wanted = _floats(arrays["betas"]), f"betas ({count}, {layer.num_betas}) in {path}"
     expect(betas.numel() == count * layer.num_betas, WHO, wanted, tuple(betas.shape))
     betas = betas.reshape(count, -1)
-    turns = [_axis_angles(arrays[name], count, joints, f"{name} in {path}") for name, joints in _MANO.items() if joints]
+    orient = _axis_angles(arrays["global_orient"], count, 1, f"global_orient in {path}")
+    pose = _axis_angles(arrays["hand_pose"], count, 15, f"hand_pose in {path}")
     with torch.no_grad():
-        vertices, _ = mano_hand(layer, ManoParameters(*turns, betas, torch.zeros(count, 3)))
+        vertices, _ = mano_hand(layer, ManoParameters(orient, pose, betas, torch.zeros(count, 3)))
     mirrored = torch.from_numpy(arrays["is_right"].ravel() <= 0.5)[:, None]
     vertices[..., 0] = torch.where(mirrored, -vertices[..., 0], vertices[..., 0])
     return vertices.numpy()
