@@ -114,6 +114,11 @@ def test_stand_ins_belong_to_pages_and_modules():
     assert set(STAND_INS) <= {Path(name).name for name in TEXTS} | modules
 
 
+def test_the_pages_stay_short():
+    words = {name: len(text.split()) for name, text in TEXTS.items()}
+    assert words["README.md"] <= 700 and sum(words.values()) <= 10_000, words
+
+
 def test_code_stands_on_the_page_itself():
     for name, text in TEXTS.items():
         assert "--8<--" not in text, name
