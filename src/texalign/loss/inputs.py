@@ -13,7 +13,7 @@ LARGEST_COLOUR = 1e4
 
 
 class LossInputs(NamedTuple):
-    """What the loss is called with, in its order: ``loss_fn(*inputs)``.
+    """What the loss is called with, in its order.
 
     Attributes:
         vertices: (B, V, 3) float, metres, camera frame; carries the network's gradient.

@@ -88,7 +88,7 @@ def check(
     is_right: Tensor | None = None,
     path: str | os.PathLike[str] | None = None,
 ) -> CheckReport:
-    """Say in words what is wrong with what a loss is about to be given: ``print(check(*inputs, path="check.png"))``.
+    """Say in words what is wrong with what a loss is about to be given.
 
     Made for the first batch of a network that is being wired in. It looks at the numbers; then it asks how much of the
     meshes' silhouettes the images' colours explain, as they are and as the usual mistakes would have made them, and
@@ -118,8 +118,8 @@ def check(
     Example:
         >>> from texalign.synthetic import generate
         >>> hands = generate(2, image_size=64, generator=torch.Generator().manual_seed(0), left_share=0)
-        >>> print(check(hands.vertices, hands.camera, 255 * hands.image))
-        - The image's values lie in [0, 251], not in [0, 1]: divide it by 255.
+        >>> print(check(hands.vertices, hands.camera, 255 * hands.image, path="check.png"))  # doctest: +ELLIPSIS
+        - The image's values lie in [0, 25...], not in [0, 1]: divide it by 255.
     """
     surface = HandSurface.mano() if surface is None else surface
     _check_shapes(LossInputs(vertices, camera, image, mask, valid), is_right)
