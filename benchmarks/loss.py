@@ -2,8 +2,9 @@
 
     python benchmarks/loss.py [--output FILE.json]
 
-One thread, generated images; every line in its own process. First the stages of one step, each beside what its
-operators read and write at the speed of a plain copy; then the growth over size, batch and observations.
+One thread, generated images; every line in its own process. First the stages of one step, each beside its floor: the
+larger of what its operators read and write at the speed of a plain copy, and of what they multiply and add at that of a
+large product of matrices; then the growth over size, batch and observations.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from unittest import mock
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 import texalign as ta
 from recording import environment, table, write_json
@@ -48,14 +50,16 @@ STAGES: dict[str, tuple[str | type, str]] = {
     "evidence in all": (LOSS, "region_competition"),
 }
 OTHERS = ("all of forward", "all of backward")
+# torch counts those of a GPU only.
+ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
 class Traffic(TorchDispatchMode):
-    """Adds up the bytes of what operators read and write, views left out."""
+    """Adds up the bytes of what operators read and write, views left out, and their products' operations."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.bytes = 0
+        self.bytes = self.operations = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """The operator's own result."""
@@ -65,6 +69,10 @@ class Traffic(TorchDispatchMode):
             seen = [each for each in (*args, *(kwargs or {}).values(), result) if isinstance(each, torch.Tensor)]
             # What is expanded is read once for all.
             self.bytes += sum(each.untyped_storage().nbytes() if 0 in each.stride() else each.nbytes for each in seen)
+        if func._overloadpacket is ATTENTION:
+            self.operations += sdpa_flop_count(*(each.shape for each in args[:3]))
+        elif func._overloadpacket in flop_registry:
+            self.operations += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=result)
         return result
 
 
@@ -89,6 +97,16 @@ def bandwidth() -> float:
     return 2 * source.nbytes / (1000 * median(times))
 
 
+def arithmetic() -> float:
+    """Operations a millisecond of a product of two matrices of 1,024²."""
+    matrix, times = torch.ones(1024, 1024), []
+    for _ in range(20):
+        start = time.process_time()
+        matrix @ matrix
+        times.append(time.process_time() - start)
+    return 2 * 1024**3 / (1000 * median(times))
+
+
 def measure(count: int, size: int, tokens: int, repeats: int) -> dict[str, Any]:
     """Per stage: CPU milliseconds and MiB moved; and the step's whole time and memory."""
     torch.set_num_threads(1)
@@ -102,6 +120,7 @@ def measure(count: int, size: int, tokens: int, repeats: int) -> dict[str, Any]:
     loss_fn = ta.DenseTextureAlignmentLoss(renderer, ta.UVTextureEncoder.from_pretrained(), token_count=tokens)
     times: dict[str, list[float]] = defaultdict(list)
     moved: dict[str, float] = defaultdict(float)
+    operations: dict[str, float] = defaultdict(float)
 
     def clocked(stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -117,6 +136,7 @@ def measure(count: int, size: int, tokens: int, repeats: int) -> dict[str, Any]:
             with Traffic() as traffic:
                 result = function(*args, **kwargs)
             moved[stage] += traffic.bytes
+            operations[stage] += traffic.operations
             return result
 
         return run
@@ -131,6 +151,7 @@ def measure(count: int, size: int, tokens: int, repeats: int) -> dict[str, Any]:
     step(clocked)
     peak = peak_memory() - before
     moved.clear()
+    operations.clear()
     # Nested modes count for the inner one only: the evidence's sum lacks its stages'.
     with watched(weighed):
         step(weighed)
@@ -152,22 +173,26 @@ def measure(count: int, size: int, tokens: int, repeats: int) -> dict[str, Any]:
         "pixels": count * height * width,
         "stages": {stage: stages[stage] for stage in (*STAGES, *OTHERS)},
         "moved": dict(moved),
+        "operations": dict(operations),
         "bandwidth": bandwidth(),
+        "arithmetic": arithmetic(),
     }
 
 
 def stage_rows(found: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row a stage: time, traffic, and what the traffic would take at the speed of a copy."""
+    """One row a stage: time, traffic, operations, and the least time that these take."""
     rows = []
     for stage, milliseconds in found["stages"].items():
-        floor = found["moved"].get(stage, 0) / found["bandwidth"]
         counted = stage != "evidence in all" and stage not in OTHERS
+        moved, operations = found["moved"].get(stage, 0), found["operations"].get(stage, 0)
+        floor = max(moved / found["bandwidth"], operations / found["arithmetic"])
         rows.append(
             {
                 "stage": stage,
                 "CPU ms": round(milliseconds, 1),
-                "MiB moved": round(found["moved"][stage] / 2**20) if counted else "",
-                "ms at a copy's speed": round(floor, 1) if counted else "",
+                "MiB moved": round(moved / 2**20) if counted else "",
+                "million operations": round(operations / 1e6) if counted else "",
+                "floor, ms": round(floor, 1) if counted else "",
                 "times that": round(milliseconds / floor, 1) if counted and floor else "",
             }
         )

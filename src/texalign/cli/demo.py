@@ -47,7 +47,7 @@ class Plan:
     steps: int
 
 
-FULL, FAST = Plan(8, 12, 128, 30), Plan(3, 3, 96, 6)
+FULL, FAST = Plan(6, 12, 128, 30), Plan(3, 3, 96, 6)
 
 
 @dataclass(frozen=True, eq=False)

@@ -41,7 +41,7 @@ def add_demo(commands: Any) -> None:
         type=positive,
         default=argparse.SUPPRESS,
         metavar="N",
-        help="how many hands (default: 8 generated ones, 12 photographs, evenly spread over their folder)",
+        help="how many hands (default: 6 generated ones, 12 photographs, evenly spread over their folder)",
     )
     parser.set_defaults(command=run_demo)
 

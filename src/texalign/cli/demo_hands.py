@@ -21,7 +21,7 @@ VISIBLE, FILL, FARTHEST = 0.75, 0.5, 1.5
 MARGIN = 0.02
 # No training draws its images from seeds like these.
 SEED_OFFSET = 2**52
-_CHUNK = 32
+_CHUNK = 16
 
 
 def synthetic_hands(count: int, image_size: int, seed: int) -> tuple[Photographs, HandModel, HandParameters]:

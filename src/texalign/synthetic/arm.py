@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from texalign._internal import Draws, computes_constants
 from texalign.hand import rotation_matrices
@@ -128,4 +127,4 @@ def _albedo(draws: Draws, skin: Tensor, colours: Tensor) -> Tensor:
 
 def outward(normals: Tensor, points: Tensor) -> Tensor:
     """Normals (B, N, 3) turned to the camera's side: a tube is seen from inside as well."""
-    return torch.where((normals * points).sum(-1, keepdim=True) > 0, -normals, normalize(normals, dim=-1))
+    return torch.where((normals * points).sum(-1, keepdim=True) > 0, -normals, normals)
