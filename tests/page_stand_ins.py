@@ -1,8 +1,7 @@
-"""What the pages of the documentation call yours: networks, batches, files. A function for each page, by its name."""
+"""What pages and docstrings call yours: networks, batches, files. A function for each, by the page's or file's name."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from torch import nn
 import texalign as ta
 from texalign import synthetic
 from texalign.hand import HandModel, sample_pose
-from texalign.viz import save_png
 
 Names = dict[str, Any]
 
@@ -62,6 +60,12 @@ def hamer() -> Names:
     return {"pl": pytorch_lightning, "model": make_model(), "batches": batches, "loader": loader}
 
 
+def hamer_docstring() -> Names:
+    from hamer_stand_in import make_model
+
+    return {"model": make_model()}
+
+
 def your_network() -> Names:
     batch = generated(8, 128, seed=1)
     mean, std = (torch.tensor(numbers)[:, None, None] for numbers in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
@@ -83,20 +87,7 @@ def your_network() -> Names:
         output = {"out": {"trans_full": torch.tensor([[[0.06, 0.05, 0.6]]]).repeat(2, 1, 1)}}
         return ta.DenseTextureAlignmentLoss.from_pretrained(256), batch, output, hand.vertices
 
-    def rotated_crops():
-        angles, shift = torch.tensor([0.5, -0.9]), torch.tensor([[[40.0], [-30.0]]]).expand(2, -1, -1)
-        rows = [torch.stack([angles.cos(), -angles.sin()], 1), torch.stack([angles.sin(), angles.cos()], 1)]
-        return torch.cat([1.5 * torch.stack(rows, 1), shift], dim=2), intrinsics(2)
-
-    def by_hand(vertices, camera, rotation, img2bb_trans, K):
-        """Where the recipe's camera sees vertices, and where the loader's own transform puts them."""
-        points = vertices + torch.tensor([0.0, 0.0, 0.5])
-        photograph = ta.PinholeCamera.from_intrinsics(K, pixel_offset=0.5).project(points)
-        expected = photograph @ img2bb_trans[:, :, :2].transpose(1, 2) + img2bb_trans[:, None, :, 2]
-        return camera.project(points @ rotation.transpose(1, 2)), expected
-
     return {
-        "by_hand": by_hand,
         "network_input": (batch.image - mean) / std,
         "K": K,
         "pred_translation": batch.joints[:, 0].clone().requires_grad_(),
@@ -112,7 +103,6 @@ def your_network() -> Names:
         "data": {**data, "mask": torch.ones(2, 128, 128)},
         "hawor": hawor,
         "handoccnet": lambda: (torch.rand(2, 3, 256, 256), torch.full((2, 2), 600.0), 0.5 + 2 * hand.joints[..., :2]),
-        "rotated_crops": rotated_crops,
     }
 
 
@@ -135,14 +125,7 @@ def lightning() -> Names:
             return torch.optim.Adam([self.translation], lr=1e-3)
 
     images: Any = torch.rand(4, 3, 64, 64)
-    hands = synthetic.generate(3, 128, torch.Generator().manual_seed(3))
-    return {
-        "network": Network(),
-        "loader": torch.utils.data.DataLoader(images, batch_size=2),
-        "loss_fn": ta.DenseTextureAlignmentLoss.from_pretrained(image_size=128),
-        "hands": hands,
-        "vertices": hands.vertices + torch.tensor([0.012, 0.004, 0.0]),
-    }
+    return {"network": Network(), "loader": torch.utils.data.DataLoader(images, batch_size=2)}
 
 
 def metrics() -> Names:
@@ -176,20 +159,8 @@ def conventions() -> Names:
     }
 
 
-def troubleshooting() -> Names:
-    camera, translation = ta.PinholeCamera.from_hamer(torch.tensor([[6.0, 0.07, 0.0]]))
-    vertices = HandModel()(torch.zeros(1, 16, 3)).vertices + translation[:, None]
-    normalised = torch.rand(1, 3, 256, 256) * 4 - 2
-    normalised[0, 0, 0, :2] = torch.tensor([-2.0, 2.0])
-    return {"ta": ta, "camera": camera, "vertices": vertices, "normalised_image": normalised}
-
-
 def photographs() -> Names:
     hands = generated(2, 128, seed=1)
-    save_png("photo.png", hands.image[0])
-    save_png("mask.png", hands.mask[0].expand(3, -1, -1))
-    keypoints = hands.camera.project(hands.joints)[0].tolist()
-    Path("keypoints.json").write_text(json.dumps({"hand": "left", "keypoints": keypoints}))
     return {"vertices": hands.vertices, "camera": hands.camera, "image": hands.image}
 
 
@@ -224,6 +195,7 @@ def your_photographs() -> Names:
 
 
 STAND_INS: dict[str, Callable[[], Names]] = {
+    "adapters/hamer/attachment.py": hamer_docstring,
     "README.md": readme,
     "conventions.md": conventions,
     "hamer.md": hamer,
@@ -231,7 +203,6 @@ STAND_INS: dict[str, Callable[[], Names]] = {
     "metrics.md": metrics,
     "photographs.md": photographs,
     "quick-start.md": quick_start,
-    "troubleshooting.md": troubleshooting,
     "your-network.md": your_network,
     "your-photographs.md": your_photographs,
 }

@@ -30,7 +30,7 @@ from texalign.hand import (
     pose_hand,
     refine,
 )
-from texalign.metrics import boundary_f_score, mask_iou, pa_mpjpe_mm, point_error
+from texalign.metrics import boundary_f_score, mask_iou, pa_mpjpe_mm, point_error, root_relative_mpjpe_mm
 
 CHUNK = 16
 # From photographs to what is added to a fit of them, (B,) of a posed hand.
@@ -98,29 +98,35 @@ def fitted(people: People, labels: Tensor, start: HandParameters, term: Term | N
 
 
 def errors(people: People, fit: HandParameters, renderer: ta.TexturedHandRenderer) -> Errors:
+    """`hand_errors` of the bundled hand."""
+    with torch.no_grad():
+        return hand_errors(people, pose_hand(HandModel(), fit), renderer)
+
+
+@torch.no_grad()
+def hand_errors(people: People, hand: Hand, renderer: ta.TexturedHandRenderer) -> Errors:
     """By photograph. IoU and outline where masks are compared; pixels of the 128 px image."""
     photographs = people.photographs
     camera, mask = photographs.camera, people.mask * people.counted
-    with torch.no_grad():
-        hand = pose_hand(HandModel(), fit)
-        coverage = torch.cat(
-            [
-                renderer(hand.vertices[rows], camera[rows], torch.ones(1, 3, 8, 8)).coverage
-                for rows in torch.arange(len(people)).split(CHUNK)
-            ]
-        )
-        coverage = coverage * people.counted
-        seen = camera.project(hand.joints)
-        # A detector's joints and the mesh's are defined differently.
-        offset = (seen - photographs.keypoints).mean(dim=0)
-        values = {
-            "IoU": mask_iou(coverage, mask),
-            "boundary F": boundary_f_score(coverage, mask),
-            "to the detector's joints, px": point_error(seen - offset, photographs.keypoints),
-        }
-        if photographs.joints is not None:
-            values["2D joints, px"] = point_error(seen, known(photographs.joints_image))
-            values["PA-MPJPE, mm"] = pa_mpjpe_mm(hand.joints, photographs.joints)
+    coverage = torch.cat(
+        [
+            renderer(hand.vertices[rows], camera[rows], torch.ones(1, 3, 8, 8)).coverage
+            for rows in torch.arange(len(people)).split(CHUNK)
+        ]
+    )
+    coverage = coverage * people.counted
+    seen = camera.project(hand.joints)
+    # A detector's joints and the mesh's are defined differently.
+    offset = (seen - photographs.keypoints).mean(dim=0)
+    values = {
+        "IoU": mask_iou(coverage, mask),
+        "boundary F": boundary_f_score(coverage, mask),
+        "to the detector's joints, px": point_error(seen - offset, photographs.keypoints),
+    }
+    if photographs.joints is not None:
+        values["2D joints, px"] = point_error(seen, known(photographs.joints_image))
+        values["PA-MPJPE, mm"] = pa_mpjpe_mm(hand.joints, photographs.joints)
+        values["root-relative MPJPE, mm"] = root_relative_mpjpe_mm(hand.joints, photographs.joints)
     return {name: value.tolist() for name, value in values.items()}
 
 

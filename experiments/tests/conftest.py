@@ -8,7 +8,7 @@ import torch
 
 ROOT = Path(__file__).parents[2]
 # Not experiments/hamer's parent before HaMeR's own package: the scripts are imported by their own names.
-sys.path += [str(ROOT / "benchmarks"), str(ROOT / "experiments"), str(ROOT / "experiments" / "hamer")]
+sys.path += [str(ROOT / folder) for folder in ("benchmarks", "experiments", "experiments/hamer", "experiments/align")]
 
 torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
 

@@ -207,6 +207,15 @@ class PinholeCamera:
 
         Raises:
             ValueError: the two focal lengths differ, so that no pinhole camera sees the turned image.
+
+        Example:
+            >>> camera = PinholeCamera(torch.tensor([[600.0, 600.0]]), torch.tensor([[320.0, 240.0]]))
+            >>> trans = torch.tensor([[[0.0, -0.5, 200.0], [0.5, 0.0, -40.0]]])  # a loader's, photograph to crop
+            >>> scale, angle = trans[:, :, 0].norm(dim=1, keepdim=True), torch.atan2(trans[:, 1, 0], trans[:, 0, 0])
+            >>> turned, rotation = camera.rotated(angle, about=(0, 0))
+            >>> crop = turned.cropped(-trans[:, :, 2] / scale, scale)
+            >>> crop.project(torch.tensor([[[0.1, 0.0, 0.5]]]) @ rotation.transpose(1, 2)).round()
+            tensor([[[ 80., 180.]]])
         """
         focal, who = self.focal, "PinholeCamera.rotated"
         angle = torch.as_tensor(angle, dtype=focal.dtype, device=focal.device).expand(self.batch_size)

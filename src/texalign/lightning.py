@@ -59,6 +59,10 @@ class TextureAlignmentLogger(_Callback):
     Raises:
         ValueError: `every_n_batches` or `count` not positive; at the start of the fit, no loss to watch.
         MissingExtraError: on import, if a package is missing.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> trainer = Trainer(callbacks=[TextureAlignmentLogger(every_n_batches=500)])
     """
 
     def __init__(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import partial
 from types import SimpleNamespace
 
@@ -15,8 +16,9 @@ import texalign as ta
 from hand_pairs import hand_pairs
 from texalign.cli import align, align_command, align_fits, align_input, main
 from texalign.cli.align_crops import crop_hand
+from texalign.cli.align_mano import mano_layer
 from texalign.cli.align_predictions import read_predictions
-from texalign.hand import SHAPE_NAMES, HandModel, fit_to_keypoints
+from texalign.hand import SHAPE_NAMES, HandModel, fit_to_keypoints, rotation_matrices, sample_pose
 from texalign.mano import write_mano
 from texalign.viz import to_uint8
 
@@ -181,13 +183,73 @@ def test_a_networks_predictions_are_the_start_and_mano_tells_its_pose(ran, folde
         assert off == pytest.approx(after["mano"]["off_mm"], abs=0.1) and off < 3
 
 
+@pytest.fixture(scope="module")
+def layer(tmp_path_factory):
+    return mano_layer(write_mano(tmp_path_factory.mktemp("mano") / "MANO_RIGHT.pkl"))
+
+
+@pytest.mark.parametrize("form", ["axis-angles", "rotation matrices"])
+def test_predictions_of_mano_parameters_are_posed_by_the_users_file(tmp_path, layer, form):
+    """A right hand's parameters for either side, as HaMeR and WiLoR predict them, and their demos mirror them back."""
+    pose = sample_pose(2, torch.Generator().manual_seed(0))
+    betas = torch.linspace(-1, 1, 20).view(2, 10)
+    cam_t, is_right = np.array([[0.02, 0.0, 0.5], [-0.03, 0.0, 0.6]]), np.array([1.0, 0.0])
+    turns = rotation_matrices(pose) if form == "rotation matrices" else pose.flatten(1)
+    first = 1 if form == "rotation matrices" else 3
+    arrays = {"global_orient": turns[:, :first].numpy(), "hand_pose": turns[:, first:].numpy(), "betas": betas.numpy()}
+    np.savez(tmp_path / "parameters.npz", **arrays, cam_t=cam_t, focal=np.full((2, 2), 150.0), right=is_right)
+    vertices = HandModel()(pose, betas).vertices * torch.tensor([[[1.0, 1, 1]], [[-1.0, 1, 1]]])
+    np.savez(tmp_path / "vertices.npz", vertices=vertices.numpy(), cam_t=cam_t, focal=150.0, is_right=is_right)
+    posed = read_predictions(tmp_path / "parameters.npz", (80, 100), layer)
+    for hand, known in zip(posed, read_predictions(tmp_path / "vertices.npz", (80, 100)), strict=True):
+        assert (hand.is_right, hand.focal) == (known.is_right, known.focal)
+        torch.testing.assert_close(hand.joints, known.joints, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"focal": None}, "expected vertices, cam_t, focal and is_right in .* got no focal"),
-        ({"vertices": np.zeros((2, 21, 3))}, r"expected vertices \(N, 778, 3\)"),
+        ({}, "expected --mano MANO_RIGHT.pkl, to pose the MANO parameters in .* got none"),
+        ({"betas": np.zeros((1, 3))}, r"expected betas \(1, 10\)"),
+        ({"hand_pose": np.zeros((1, 44))}, r"expected axis-angles \(1, 45\) or rotation matrices \(1, 15, 3, 3\)"),
+        ({"hand_pose": np.ones((1, 15, 3, 3))}, "expected rotation matrices as hand_pose"),
+        ({"hand_pose": None}, "expected vertices, or global_orient, hand_pose, betas; cam_t"),
+    ],
+)
+def test_mano_parameters_that_do_not_fit_are_told(tmp_path, layer, change, said):
+    arrays = {"global_orient": np.zeros((1, 3)), "hand_pose": np.zeros((1, 45)), "betas": np.zeros((1, 10))}
+    arrays |= {"cam_t": np.array([[0, 0, 0.5]]), "focal": 100.0, "is_right": np.array([1])} | change
+    np.savez(tmp_path / "hands.npz", **{name: array for name, array in arrays.items() if array is not None})
+    with pytest.raises(ValueError, match=said):
+        read_predictions(tmp_path / "hands.npz", (80, 100), layer if change else None)
+
+
+def test_the_command_asks_for_the_mano_file_that_predicted_parameters_need(folder, tmp_path, capsys):
+    arrays = {"global_orient": np.zeros((1, 3)), "hand_pose": np.zeros((1, 45)), "betas": np.zeros((1, 10))}
+    np.savez(tmp_path / "hands.npz", **arrays, cam_t=np.array([[0, 0, 0.5]]), focal=100.0, is_right=1)
+    options = ["--predictions", str(tmp_path / "hands.npz"), "--fast", "--output", str(tmp_path / "out")]
+    assert main(["align", str(folder / "two hands.png"), *options]) == 1
+    assert "expected --mano MANO_RIGHT.pkl" in capsys.readouterr().err
+
+
+def test_a_hand_at_an_absurd_distance_is_told(rough, folder, tmp_path, capsys):
+    marks = json.loads((folder / "keypoints.json").read_text())[:1]
+    (tmp_path / "far.json").write_text(json.dumps([{**marks[0], "focal": 1e6}]))
+    options = ["--keypoints", str(tmp_path / "far.json"), "--fast", "--output", str(tmp_path / "out")]
+    assert main(["align", str(folder / "two hands.png"), *options]) == 0
+    assert re.search(r"two_hands-1: a hand [\de+.]+ m away. Is the focal length in pixels", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"focal": None}, "cam_t, focal and is_right in .* got no focal"),
+        ({"focal": np.ones(3)}, r"one or 2 focal in .* got \(2, 3\) and \(3,\)"),
+        ({"vertices": np.zeros((2, 21, 3))}, r"expected vertices \(2, 778, 3\)"),
+        ({"is_right": np.zeros(0)}, "expected a hand in .* got none"),
         ({"is_right": np.array([0, 0])}, "hand 0 of .* as a left hand, got vertices of a right hand: mirror x"),
-        ({"cam_t": np.array([[0, 0, -1.0]] * 2)}, "hands before the camera"),
+        ({"cam_t": np.array([[0, 0, -1.0]] * 2)}, "hands 0.05 to 100 m before the camera"),
+        ({"cam_t": np.array([[0, 0, 2670.0]] * 2), "focal": 5e5}, "hands 0.05 to 100 m before .* got 2669"),
         ({"cam_t": np.array([[5, 0, 0.5]] * 2)}, "hand 0 of .* in the photograph, got 0% of its joints there"),
     ],
 )

@@ -22,7 +22,7 @@ from texalign.hand import (
 from texalign.viz import overlay
 
 SIZE = 256
-_FOCAL, _DEPTH = 620.0, 0.64
+FOCAL, DEPTH = 620.0, 0.64
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,15 +49,15 @@ def picture_scene() -> PictureScene:
     model, surface = HandModel(), ta.HandSurface.mano()
     pose = sample_pose(1, torch.Generator().manual_seed(3), kind="spread")
     upright = rotation_matrices(torch.tensor([[0.1, -0.35, 0.12]])) @ torch.tensor(FINGERS_UP)
-    hand = parameters_of_pose(model, pose, torch.tensor([[-0.012, 0.066, _DEPTH]]))
+    hand = parameters_of_pose(model, pose, torch.tensor([[-0.012, 0.066, DEPTH]]))
     angles = hand.angles.clone()
     true = _posed(model, hand, angles, upright)
     # A network that is roughly right: fingers bent a little too far, the hand turned and moved by a few pixels.
     angles[:, :12, 0] += 0.06
     turned = rotation_matrices(torch.tensor([[0.0, 0.0, 0.02]])) @ upright
     start = _posed(model, hand, angles, turned) + torch.tensor([0.004, 0.0, 0.0])
-    camera = ta.PinholeCamera(torch.full((1, 2), _FOCAL), torch.full((1, 2), SIZE / 2))
-    image, mask = _photograph(surface, true, camera)
+    camera = ta.PinholeCamera(torch.full((1, 2), FOCAL), torch.full((1, 2), SIZE / 2))
+    image, mask = photograph(surface, true, camera)
     return PictureScene(image, mask, camera, true, start)
 
 
@@ -66,7 +66,7 @@ def _posed(model: HandModel, hand: HandParameters, angles: Tensor, rotation: Ten
     return pose_hand(model, flat).vertices @ rotation.transpose(1, 2) + hand.translation[:, None]
 
 
-def _photograph(surface: ta.HandSurface, vertices: Tensor, camera: ta.PinholeCamera) -> tuple[Tensor, Tensor]:
+def photograph(surface: ta.HandSurface, vertices: Tensor, camera: ta.PinholeCamera) -> tuple[Tensor, Tensor]:
     """Image and mask, drawn twice as large and averaged down."""
     large = 2 * SIZE
     camera = camera.cropped(torch.zeros(2), torch.tensor(2.0))

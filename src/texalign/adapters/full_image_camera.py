@@ -28,11 +28,6 @@ def full_image(
 ) -> LossInputs:
     """From networks that place the hand before the whole image's camera and see a crop: HaWoR.
 
-        output = model.forward_step(batch)
-        hand = model.mano.query(output["out"])
-        inputs = full_image(hand.vertices, output["out"]["trans_full"], batch["img"], batch["center"], batch["scale"],
-                            batch["img_focal"], batch["img_center"], do_flip="do_flip" in batch)
-
     With b = 200 · scale the crop's side and f the focal length, both in pixels of the whole image, and S the side of
     the crop as the network takes it, the crop's camera has the focal length f S / b and the principal point
     (img_center − center + b / 2) · S / b, beside the crop when the hand is beside the image's middle.
@@ -65,6 +60,13 @@ def full_image(
 
     Raises:
         ValueError: another shape or dtype.
+
+    Example:
+        >>> image, vertices = torch.zeros(1, 3, 256, 256), torch.zeros(1, 778, 3)
+        >>> place, middle = torch.tensor([[0.0, 0.0, 0.6]]), torch.tensor([[320.0, 240.0]])
+        >>> inputs = full_image(vertices, place, image, middle + 50, torch.ones(1), torch.tensor([600.0]), middle)
+        >>> inputs.camera.focal, inputs.camera.principal
+        (tensor([[768., 768.]]), tensor([[64., 64.]]))
     """
     who = "full_image"
     expect_floating(vertices, who, "vertices", ("N", "V", 3))

@@ -23,6 +23,10 @@ def unnormalised(image: Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Sequ
 
     Raises:
         ValueError: another shape or dtype, or not three values in mean and std.
+
+    Example:
+        >>> unnormalised(torch.zeros(1, 3, 1, 1)).flatten()
+        tensor([0.4850, 0.4560, 0.4060])
     """
     expect_floating(image, "unnormalised", "image", ("B", 3, "H", "W"))
     expect(len(mean) == 3 and len(std) == 3, "unnormalised", "three values in mean and std", (mean, std))

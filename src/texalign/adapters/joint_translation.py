@@ -16,10 +16,6 @@ def translation_from_joints(
     Least squares in three unknowns, in closed form: joint (X, Y, Z) seen at pixel (u, v) asks that
     fx (X + tx) = (u − cx) (Z + tz) and fy (Y + ty) = (v − cy) (Z + tz), linear in t.
 
-        joints_image = joints_coord_img * 256 + 0.5  # HandOccNet: [0, 1], of a crop where whole numbers are centres
-        translation = translation_from_joints(manojoints2cam, joints_image, camera)
-        inputs = LossInputs(mesh_coord_cam + translation[:, None], camera, image)
-
     No gradient passes, on purpose: were the place differentiable, the loss could be lowered by moving the joints in the
     image instead of the mesh. The result is as good as the focal length: a wrong one gives a wrong distance, and leaves
     what the image shows almost as it is.
@@ -38,6 +34,13 @@ def translation_from_joints(
 
     Raises:
         ValueError: another shape or dtype.
+
+    Example:
+        >>> camera = PinholeCamera(torch.full((1, 2), 600.0), torch.full((1, 2), 128.0))
+        >>> joints = torch.rand(1, 21, 3)
+        >>> joints_image = camera.project(joints + torch.tensor([0.1, 0.2, 2.0]))
+        >>> translation_from_joints(joints, joints_image, camera)
+        tensor([[0.1000, 0.2000, 2.0000]])
     """
     who = "translation_from_joints"
     expect_floating(joints, who, "joints", (camera.batch_size, "N", 3))

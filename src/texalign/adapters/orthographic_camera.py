@@ -52,6 +52,12 @@ def orthographic(
 
     Raises:
         ValueError: another shape or dtype.
+
+    Example:
+        >>> from torch import ones, zeros
+        >>> inputs = orthographic(zeros(1, 778, 3), cam=ones(1, 3), image=zeros(1, 3, 224, 224))
+        >>> inputs.camera.project(inputs.vertices)[0, 0].round()
+        tensor([224., 224.])
     """
     who = "orthographic"
     expect_floating(vertices, who, "vertices", ("B", "V", 3))

@@ -49,6 +49,13 @@ def root_relative(
 
     Raises:
         ValueError: another shape or dtype, or pairs in some arguments and not in others.
+
+    Example:
+        >>> calib = torch.tensor([[[400.0, 0.0, 64.0], [0.0, 400.0, 64.0], [0.0, 0.0, 1.0]]])
+        >>> vertices, root = torch.zeros(1, 778, 3), torch.tensor([[0.0, 0.0, 0.5]])
+        >>> inputs = root_relative(vertices, root, calib, image=torch.zeros(1, 3, 128, 128))
+        >>> inputs.vertices[0, 0], inputs.camera.principal
+        (tensor([0.0000, 0.0000, 0.5000]), tensor([[64.5000, 64.5000]]))
     """
     who = "root_relative"
     vertices = expect_tensor(vertices, who, "vertices")

@@ -50,6 +50,12 @@ def weak_perspective(
 
     Raises:
         ValueError: another shape or dtype, or a vertex order that names a row that `vertices` does not have.
+
+    Example:
+        >>> from torch import ones, zeros
+        >>> inputs = weak_perspective(zeros(1, 778, 3), cam=ones(1, 3), image=zeros(1, 3, 224, 224))
+        >>> inputs.camera.project(inputs.vertices)[0, 0].round()
+        tensor([224., 224.])
     """
     who = "weak_perspective"
     expect_floating(vertices, who, "vertices", ("B", "N", 3))

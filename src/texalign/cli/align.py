@@ -16,6 +16,7 @@ from texalign.cli.align_input import WHO, Photo, check_detector, read_photo
 from texalign.cli.align_mano import mano_layer, mano_parameters
 from texalign.cli.align_output import write_hand
 from texalign.loss import DenseTextureAlignmentLoss
+from texalign.photographs import FARTHEST, NEAREST
 
 # A fit to keypoints that leaves them so far, as a share of the crop's side, has most likely gone wrong.
 _BAD_START = 0.03
@@ -85,7 +86,7 @@ def run(
         side: "left" or "right" of all hands.
         same_hand: all are one person's: the hands of a side share one texture.
         model: the detector's.
-        mano: a right hand's MANO file, whose pose is then told as well, or None.
+        mano: a right hand's MANO file, whose pose is then told as well, or None; predicted MANO parameters need it.
 
     Returns:
         A row for each hand; empty where nothing could be done.
@@ -118,7 +119,8 @@ def run(
         for number, path in enumerate(photographs):
             marks, skin, net = (some[number] if some else None for some in (keypoints, masks, predictions))
             try:
-                waiting.append((names[number], read_photo(path, plan.image_size, marks, skin, net, side, model)))
+                photo = read_photo(path, plan.image_size, marks, skin, net, side, model, layer)
+                waiting.append((names[number], photo))
             except (OSError, ValueError) as error:
                 _tell(bar, str(error))
                 bar.update(plan.steps)
@@ -162,6 +164,9 @@ def _doubt(bar: Any, name: str, scale: float, aligned: AlignedHands, row: int) -
     """Say what makes a hand doubtful; `scale` is the crop's sides for each pixel of the photograph."""
     if bool(aligned.details[1].skipped[row]):
         _tell(bar, f"{name}: nothing of the hand is in sight, so only its keypoints were fitted")
+    depth = float(aligned.hands[1].vertices[row, :, 2].mean())
+    if not NEAREST < depth < FARTHEST:
+        _tell(bar, f"{name}: a hand {depth:g} m away. Is the focal length in pixels of the photograph?")
     share = float(aligned.distances[0, row]) * scale
     if not share < _BAD_START:
         _tell(bar, f"{name}: no hand fits the keypoints, {share:.0%} of the crop off: look at {name}-sheet.png")

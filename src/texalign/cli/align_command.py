@@ -44,7 +44,8 @@ def add_align(commands: Any) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="a network's hands, .npz of vertices, cam_t, focal, is_right, in place of keypoints; one a photograph",
+        help="a network's hands, .npz of vertices (or, with --mano, global_orient, hand_pose, betas), cam_t, focal, "
+        "is_right, in place of keypoints; one a photograph",
     )
     parser.add_argument("--side", choices=("left", "right"), help="of all hands, where the detector is wrong")
     parser.add_argument("--same-hand", action="store_true", help="one person in one light: hands share a texture")
@@ -61,7 +62,12 @@ def add_align(commands: Any) -> None:
         help="the skin's mask, to measure the outline by; once for each photograph",
     )
     parser.add_argument("--model", type=Path, metavar="FILE", help="MediaPipe's hand_landmarker.task")
-    parser.add_argument("--mano", type=Path, metavar="FILE", help="MANO_RIGHT.pkl: tell its pose, too (needs smplx)")
+    parser.add_argument(
+        "--mano",
+        type=Path,
+        metavar="FILE",
+        help="MANO_RIGHT.pkl: tell its pose, too, or pose those of --predictions (needs smplx)",
+    )
     parser.set_defaults(command=run_align)
 
 

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,6 +50,7 @@ def read_photo(
     predictions: Path | None = None,
     side: str | None = None,
     model: Path | None = None,
+    layer: Any = None,
 ) -> Photo:
     """Read a photograph, find its hands and cut them out.
 
@@ -60,6 +62,7 @@ def read_photo(
         predictions: a network's, in place of keypoints, or None.
         side: "left" or "right" of all hands; None takes the file's or the detector's.
         model: the detector's.
+        layer: smplx's, which poses predicted MANO parameters, or None.
 
     Raises:
         OSError, ValueError: a file that cannot be read, or no hand.
@@ -68,7 +71,7 @@ def read_photo(
     height, width = image.shape[1:]
     skin = None if mask is None else read_mask(mask, (height, width))
     if predictions is not None:
-        return _predicted(path, image, image_size, predictions, skin)
+        return _predicted(path, image, image_size, predictions, skin, layer)
     if keypoints is not None:
         hands = _listed(keypoints, (height, width))
     else:
@@ -90,14 +93,13 @@ def read_photo(
     return Photo(path, (width, height), focal, told, crops)
 
 
-def _predicted(path: Path, image: Tensor, image_size: int, predictions: Path, skin: Tensor | None) -> Photo:
+def _predicted(path: Path, image: Tensor, image_size: int, predictions: Path, skin: Tensor | None, layer: Any) -> Photo:
     height, width = image.shape[1:]
     crops, focals = [], []
-    for hand in read_predictions(predictions, (height, width)):
+    for hand in read_predictions(predictions, (height, width), layer):
         crop = crop_hand(image, hand.keypoints, hand.is_right, hand.focal, image_size, skin)
         crops.append(replace(crop, joints=crop.in_space(hand.joints)))
         focals.append(hand.focal)
-    expect(len(crops) > 0, WHO, f"a hand in {predictions}", "none")
     return Photo(path, (width, height), focals[0], "predictions' file", crops)
 
 

@@ -21,6 +21,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0, 1 if something does not work here, 2 for a user's mistake, told in one line on standard error.
+
+    Example:
+        >>> main(["align", "no-such-photo.jpg"])
+        2
     """
     parser = build_parser()
     options = parser.parse_args(arguments)

@@ -30,6 +30,11 @@ def synthetic_hands(count: int, image_size: int, seed: int) -> tuple[Photographs
     Taken are hands that lie in the image as a whole, at least 75 % of them not hidden, that look like natural skin and
     are neither small nor more than 1.5 m away: nothing in an image tells their depth. The mask is that of the whole
     hand, hidden or not.
+
+    Example:
+        >>> hands, model, start = synthetic_hands(2, image_size=64, seed=0)
+        >>> hands.image.shape, start.translation.shape
+        (torch.Size([2, 3, 64, 64]), torch.Size([2, 3]))
     """
     generator = torch.Generator().manual_seed((SEED_OFFSET + seed) % 2**63)
     renderer = TexturedHandRenderer(HandSurface.mano(), image_size)

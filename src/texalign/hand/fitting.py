@@ -40,6 +40,12 @@ def refine(
         steps: optimiser steps.
         rate: learning rate of angles; times 0.15 for the translation and 5 for the shape. It falls linearly to a tenth.
         progress: called before every step with its number, the parameters and the posed hand.
+
+    Example:
+        >>> model = HandModel()
+        >>> def objective(parameters, hand):
+        ...     return (hand.joints[:, 8] - torch.tensor([0.0, 0.0, 0.5])).norm(dim=-1)  # of the index finger's tip
+        >>> fitted = refine(model, resting(model, batch=2), objective, steps=10)
     """
     parameters = start.clone()
     rates = (rate, rate, 0.15 * rate, 5 * rate)
@@ -120,6 +126,13 @@ def fit_to_keypoints(
 
     Raises:
         TypeError, ValueError: keypoints of another type or shape.
+
+    Example:
+        >>> model, camera = HandModel(), PinholeCamera(torch.full((1, 2), 300.0), torch.full((1, 2), 64.0))
+        >>> keypoints = camera.project(model.joints(torch.zeros(1, 16, 3)) + torch.tensor([0.0, 0.0, 0.5]))
+        >>> hand = pose_hand(model, fit_to_keypoints(model, camera, keypoints, scale=4.0, steps=40))
+        >>> bool((camera.project(hand.joints) - keypoints).norm(dim=-1).mean() < 2)  # pixels
+        True
     """
     expect_tensor(keypoints, "fit_to_keypoints", "keypoints")
     batch = len(keypoints)

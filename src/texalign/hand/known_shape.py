@@ -11,6 +11,12 @@ class KnownShape(HandModel):
 
     Args:
         betas: (B, 10). Those given to a call are ignored.
+
+    Example:
+        >>> import torch
+        >>> model = KnownShape(torch.zeros(2, 10))
+        >>> model(torch.zeros(2, 16, 3)).vertices.shape
+        torch.Size([2, 778, 3])
     """
 
     betas: Tensor

@@ -92,7 +92,14 @@ def refine_mano(
         ValueError: shapes that do not fit, or a loss with another reduction.
 
     Example:
-        >>> refined = refine_mano(smplx_layer, predicted, camera, image, loss_fn)  # doctest: +SKIP
+        >>> import smplx
+        >>> from texalign import DenseTextureAlignmentLoss, mano, synthetic
+        >>> layer = smplx.MANO(str(mano.write_mano("MANO_RIGHT.pkl")), use_pca=False, flat_hand_mean=True)
+        WARNING: You are using a MANO model, with only 10 shape coefficients.
+        >>> hands = synthetic.generate(1, image_size=64, left_share=0)
+        >>> start = ManoParameters(hands.pose[:, 0], hands.pose[:, 1:].flatten(1), hands.betas, hands.translation)
+        >>> loss_fn = DenseTextureAlignmentLoss.from_pretrained(image_size=64, reduction="none")
+        >>> refined = refine_mano(layer, start, hands.camera, hands.image, loss_fn, steps=2)
     """
     batch = len(parameters.translation)
     expect_floating(image, WHO, "image", (batch, 3, "H", "W"))
@@ -136,7 +143,16 @@ def refine_mano(
 
 
 def mano_hand(layer: Any, parameters: ManoParameters) -> tuple[Tensor, Tensor]:
-    """Vertices (B, 778, 3) and joints (B, 21, 3) in the order of `JOINT_NAMES`, of smplx's or manotorch's layer."""
+    """Vertices (B, 778, 3) and joints (B, 21, 3) in the order of `JOINT_NAMES`, of smplx's or manotorch's layer.
+
+    Example:
+        >>> import smplx
+        >>> from texalign.mano import write_mano  # or your licensed file
+        >>> layer = smplx.MANO(str(write_mano("MANO_RIGHT.pkl")), use_pca=False, flat_hand_mean=True)
+        WARNING: You are using a MANO model, with only 10 shape coefficients.
+        >>> zero = ManoParameters(torch.zeros(1, 3), torch.zeros(1, 45), torch.zeros(1, 10), torch.zeros(1, 3))
+        >>> vertices, joints = mano_hand(layer, zero)
+    """
     orient, pose, betas, translation = _tensors(parameters)
     if hasattr(layer, "th_faces"):
         whole = (

@@ -26,6 +26,12 @@ def keypoint_loss(joints: Tensor, camera: PinholeCamera, keypoints: Tensor, scal
         camera: B cameras.
         keypoints: (B, 21, 2) pixels; those that are not finite are ignored.
         scale: pixels, a little more than a good keypoint's error.
+
+    Example:
+        >>> joints = HandModel().joints(torch.zeros(1, 16, 3)) + torch.tensor([0.0, 0.0, 0.5])
+        >>> camera = PinholeCamera(torch.full((1, 2), 300.0), torch.full((1, 2), 64.0))
+        >>> keypoint_loss(joints, camera, camera.project(joints) + torch.tensor([3.0, 4.0]), scale=5.0)
+        tensor([0.5000])
     """
     known = torch.isfinite(keypoints).all(dim=-1)
     offset = torch.where(known[..., None], camera.project(joints) - keypoints, torch.zeros_like(keypoints))
@@ -34,7 +40,13 @@ def keypoint_loss(joints: Tensor, camera: PinholeCamera, keypoints: Tensor, scal
 
 
 def anatomy_loss(model: HandModel, parameters: HandParameters) -> Tensor:
-    """Penalty (B,) for angles outside their anatomical range and for shapes away from the mean."""
+    """Penalty (B,) for angles outside their anatomical range and for shapes away from the mean.
+
+    Example:
+        >>> from texalign.hand import resting
+        >>> anatomy_loss(HandModel(), resting(HandModel(), batch=2))
+        tensor([0., 0.])
+    """
     low, high = model.angle_limits.unbind(-1)
     outside = (low - parameters.angles).clamp(min=0) + (parameters.angles - high).clamp(min=0)
     return 20 * outside.square().sum(dim=(1, 2)) + 0.02 * parameters.shape.square().sum(dim=1)
@@ -47,7 +59,15 @@ def keypoint_objective(
     scale: float,
     extra: Callable[[Hand], Tensor] | None = None,
 ) -> Objective:
-    """An objective for `refine`: `KEYPOINT_WEIGHT` times `keypoint_loss`, plus `anatomy_loss`, plus `extra` (B,)."""
+    """An objective for `refine`: `KEYPOINT_WEIGHT` times `keypoint_loss`, plus `anatomy_loss`, plus `extra` (B,).
+
+    Example:
+        >>> from texalign.hand import refine, resting
+        >>> model, camera = HandModel(), PinholeCamera(torch.full((1, 2), 300.0), torch.full((1, 2), 64.0))
+        >>> depth = lambda hand: (hand.vertices[..., 2].mean(dim=1) - 0.5).square()
+        >>> objective = keypoint_objective(model, camera, torch.full((1, 21, 2), 64.0), scale=4.0, extra=depth)
+        >>> fitted = refine(model, resting(model, batch=1), objective, steps=5)
+    """
 
     def objective(parameters: HandParameters, hand: Hand) -> Tensor:
         value = KEYPOINT_WEIGHT * keypoint_loss(hand.joints, camera, keypoints, scale)

@@ -24,6 +24,11 @@ class HandParameters:
         orientation: (B, 3) axis-angle, radians.
         translation: (B, 3) metres.
         shape: (B, 6) the betas of `FITTED_SHAPE`; the others are 0.
+
+    Example:
+        >>> parameters = resting(HandModel(), batch=2)
+        >>> parameters.angles.shape, parameters.betas().shape
+        (torch.Size([2, 15, 3]), torch.Size([2, 10]))
     """
 
     angles: Tensor
@@ -50,14 +55,23 @@ class HandParameters:
 
 
 def pose_hand(model: HandModel, parameters: HandParameters) -> Hand:
-    """Vertices and joints in the camera's frame, metres."""
+    """Vertices and joints in the camera's frame, metres.
+
+    Example:
+        >>> model = HandModel()
+        >>> vertices, joints = pose_hand(model, resting(model, batch=2))
+    """
     vertices, joints = model(model.pose_from_angles(parameters.angles, parameters.orientation), parameters.betas())
     move = parameters.translation[:, None]
     return Hand(vertices + move, joints + move)
 
 
 def resting(model: HandModel, batch: int) -> HandParameters:
-    """Relaxed hands of the mean shape at the origin."""
+    """Relaxed hands of the mean shape at the origin.
+
+    Example:
+        >>> start = resting(HandModel(), batch=2)
+    """
     zero = model.angle_limits.new_zeros(batch, 3)
     angles = 0.2 * model.angle_limits.mean(dim=-1).expand(batch, -1, -1)
     return HandParameters(angles.clone(), zero, zero.clone(), zero.new_zeros(batch, len(FITTED_SHAPE)))
@@ -73,6 +87,12 @@ def parameters_of_pose(model: HandModel, pose: Tensor, translation: Tensor) -> H
 
     Returns:
         Angles in ±180 degrees, abduction in ±90. At an abduction of 90 degrees flexion and twist are ambiguous.
+
+    Example:
+        >>> model, pose, place = HandModel(), 0.2 * torch.rand(1, 16, 3), torch.tensor([[0.0, 0.0, 0.5]])
+        >>> hand = pose_hand(model, parameters_of_pose(model, pose, place))
+        >>> torch.allclose(hand.vertices, model(pose).vertices + place, atol=1e-5)
+        True
     """
     expect_floating(pose, "parameters_of_pose", "pose", ("B", 16, 3))
     expect_floating(translation, "parameters_of_pose", "translation", (len(pose), 3))
@@ -91,6 +111,9 @@ def disturbed(parameters: HandParameters, generator: torch.Generator | None = No
 
     Standard deviations: 0.15 rad of flexion, 0.04 of abduction and twist, 0.06 of each component of the orientation's
     axis-angle vector, 4 mm across the image and 12 mm in depth.
+
+    Example:
+        >>> start = disturbed(resting(HandModel(), batch=2), torch.Generator().manual_seed(0))
     """
 
     def noise(like: Tensor, deviation: tuple[float, float, float]) -> Tensor:

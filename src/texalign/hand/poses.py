@@ -87,7 +87,12 @@ def _view(uniform: Callable[..., Tensor], normal: Callable[..., Tensor]) -> Tens
 
 
 def relaxed_pose() -> Tensor:
-    """(15, 3) axis-angle of the relaxed hand."""
+    """(15, 3) axis-angle of the relaxed hand.
+
+    Example:
+        >>> pose = torch.cat([torch.zeros(1, 3), relaxed_pose()])
+        >>> hand = HandModel()(pose[None])
+    """
     row = torch.tensor([[*sum(KEY_POSES["relaxed"], ())]], dtype=torch.float32)
     angles = torch.deg2rad(anatomical_angles(row))
     return rotation_vectors(_model(torch.device("cpu")).pose_from_angles(angles, angles.new_zeros(1, 3)))[0, 1:]

@@ -38,6 +38,10 @@ def rotation_vectors(matrices: Tensor) -> Tensor:
 
     By way of the quaternion, from its largest component (Shepperd's method), so that half turns are safe too.
     Differentiable except at half turns.
+
+    Example:
+        >>> rotation_vectors(rotation_matrices(torch.tensor([0.1, 0.2, 0.3])))
+        tensor([0.1000, 0.2000, 0.3000])
     """
     m = matrices
     diagonal = m.diagonal(dim1=-2, dim2=-1)
@@ -59,7 +63,12 @@ def rotation_vectors(matrices: Tensor) -> Tensor:
 
 
 def turned_leaned_rolled(around: Tensor, lean: Tensor, roll: Tensor) -> Tensor:
-    """Rotation matrices (B, 3, 3): first about y, then about x, then about z, by angles (B,) in radians."""
+    """Rotation matrices (B, 3, 3): first about y, then about x, then about z, by angles (B,) in radians.
+
+    Example:
+        >>> turned_leaned_rolled(around=torch.zeros(2), lean=torch.zeros(2), roll=torch.ones(2)).shape
+        torch.Size([2, 3, 3])
+    """
     zero = torch.zeros_like(around)
     turn = rotation_matrices(torch.stack([zero, around, zero], 1))
     tilt = rotation_matrices(torch.stack([lean, zero, zero], 1))
@@ -69,7 +78,13 @@ def turned_leaned_rolled(around: Tensor, lean: Tensor, roll: Tensor) -> Tensor:
 
 
 def best_rotation(source: Tensor, target: Tensor) -> Tensor:
-    """Rotations (B, 3, 3) that align centred points (B, N, 3) with others in the least-squares sense (Kabsch, 1976)."""
+    """Rotations (B, 3, 3) that align centred points (B, N, 3) with others in the least-squares sense (Kabsch, 1976).
+
+    Example:
+        >>> points, turn = torch.randn(1, 21, 3), rotation_matrices(torch.tensor([[0.1, 0.2, 0.3]]))
+        >>> torch.allclose(best_rotation(points, points @ turn.transpose(1, 2)), turn, atol=1e-5)
+        True
+    """
     u, _, v = torch.linalg.svd(target.transpose(1, 2) @ source)
     sign = torch.ones_like(u[..., 0])
     sign[:, 2] = torch.linalg.det(u @ v)

@@ -13,6 +13,12 @@ def background_cost(image: Tensor, outside: Tensor, uniform: float = 0.1) -> Ten
 
     The density is a smoothed histogram of the pixels where `outside` (B, 1, H, W) is 1, mixed with a `uniform` share,
     so that a colour never seen in the background costs −ln(uniform). Detached.
+
+    Example:
+        >>> image, outside = torch.zeros(1, 3, 8, 8), torch.ones(1, 1, 8, 8)
+        >>> image[..., 4, 4], outside[..., 4, 4] = 1, 0  # a white hand of one pixel before a black background
+        >>> background_cost(image, outside)[0, 0, 4, 4]  # −ln 0.1
+        tensor(2.3026)
     """
     with torch.no_grad():
         position = image.clamp(0, 1).mul_(BINS)

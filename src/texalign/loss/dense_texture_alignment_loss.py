@@ -52,6 +52,14 @@ class DenseTextureAlignmentLoss(Unscriptable, nn.Module):
 
     Raises:
         ValueError: an unknown reduction, a count or bound that is not positive.
+
+    Example:
+        >>> from texalign.synthetic import generate
+        >>> hands = generate(2, image_size=64, generator=torch.Generator().manual_seed(0))
+        >>> loss_fn = DenseTextureAlignmentLoss.from_pretrained(image_size=64)
+        >>> vertices = hands.vertices.requires_grad_()  # of a network
+        >>> loss, details = loss_fn(vertices, hands.camera, hands.image, is_right=hands.is_right, return_details=True)
+        >>> loss.backward()
     """
 
     def __init__(

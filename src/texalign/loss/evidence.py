@@ -70,6 +70,14 @@ def region_competition(
 
     Returns:
         Evidence, detached but for `per_sample`.
+
+    Example:
+        >>> coverage = torch.zeros(1, 1, 64, 64)
+        >>> coverage[..., 16:48, 16:48] = 1
+        >>> rendered, image = 0.7 * coverage.expand(-1, 3, -1, -1), 0.1 + 0.6 * coverage.expand(-1, 3, -1, -1)
+        >>> found = region_competition(rendered, coverage, image, region=torch.ones_like(coverage))
+        >>> bool(found.per_sample < 0)  # the image looks like the hand where the hand is
+        True
     """
     rest = (coverage, image, region) + (() if mask is None else (mask,))
     count = _samples_at_once(image)
@@ -123,5 +131,10 @@ def _hypotheses(
 
 
 def dilation_radius(image: Tensor) -> int:
-    """How many pixels the hand's colours are extended past its silhouette: 3 at 128."""
+    """How many pixels the hand's colours are extended past its silhouette: 3 at 128.
+
+    Example:
+        >>> dilation_radius(torch.zeros(1, 3, 256, 256))
+        6
+    """
     return max(1, round(min(image.shape[2:]) / 40))

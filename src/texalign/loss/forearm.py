@@ -16,6 +16,12 @@ def beyond_wrist(wrist: Tensor, centre: Tensor, height: int, width: int) -> Tens
         centre: (B, 2) pixels, the middle of the hand.
         height: H.
         width: W.
+
+    Example:
+        >>> wrist, centre = torch.tensor([[[28.0, 48.0], [36.0, 48.0]]]), torch.tensor([[32.0, 24.0]])
+        >>> forearm = beyond_wrist(wrist, centre, height=64, width=64)
+        >>> forearm[0, 0, 24, 32], forearm[0, 0, 60, 32]  # on the hand, below the wrist
+        (tensor(0.), tensor(1.))
     """
     middle = wrist.mean(dim=1)
     direction = functional.normalize(middle - centre, dim=-1)

@@ -13,7 +13,7 @@ LARGEST_COLOUR = 1e4
 
 
 class LossInputs(NamedTuple):
-    """What the loss is called with, in its order: ``loss_fn(*inputs)``.
+    """What the loss is called with, in its order.
 
     Attributes:
         vertices: (B, V, 3) float, metres, camera frame; carries the network's gradient.
@@ -21,6 +21,13 @@ class LossInputs(NamedTuple):
         image: (B, 3, H, W) float RGB in [0, 1].
         mask: (B, 1, H, W) in [0, 1], 1 = visible hand skin, or None.
         valid: (B, 1, H, W) in [0, 1], 0 = padding, where no camera ever looked, or None.
+
+    Example:
+        >>> from texalign.loss import DenseTextureAlignmentLoss
+        >>> from texalign.synthetic import generate
+        >>> hands = generate(2, image_size=64, left_share=0)
+        >>> inputs = LossInputs(hands.vertices, hands.camera, hands.image, mask=hands.mask)
+        >>> loss = DenseTextureAlignmentLoss.from_pretrained(image_size=64)(*inputs)
     """
 
     vertices: Tensor

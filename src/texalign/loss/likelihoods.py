@@ -16,6 +16,10 @@ def laplace_cost(residual: Tensor, scale: Tensor) -> Tensor:
     Args:
         residual: (B, 3, H, W) absolute differences of colours.
         scale: (B, 1, 1, 1) of the distribution.
+
+    Example:
+        >>> laplace_cost(torch.full((1, 3, 1, 1), 0.1), scale=torch.full((1, 1, 1, 1), 0.5))
+        tensor([[[[0.6000]]]])
     """
     return residual.sum(dim=1, keepdim=True) / scale + residual.shape[1] * torch.log(2 * scale)
 
@@ -41,6 +45,10 @@ def hand_cost(
         scale: (B, 1, 1, 1) of the residual's distribution.
         outlier_share: weight of the uniform component, in [0, 1].
         residual_cost: the residual's negative log density; see `ResidualCost`.
+
+    Example:
+        >>> hand_cost(torch.ones(1, 3, 1, 1), scale=torch.full((1, 1, 1, 1), 0.05))  # an occluder: −ln 0.1
+        tensor([[[[2.3026]]]])
     """
     inlier = -residual_cost(residual, scale)
     share = inlier.new_full((), outlier_share)

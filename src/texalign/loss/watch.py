@@ -42,6 +42,16 @@ class LossWatch:
     Attributes:
         wanted: whether to remember the next call that has a sample.
         sighting: what was remembered, until it is taken away.
+
+    Example:
+        >>> from texalign.synthetic import generate
+        >>> hands, loss_fn = generate(2, image_size=64, left_share=0), DenseTextureAlignmentLoss.from_pretrained(64)
+        >>> watch = LossWatch(count=1)
+        >>> watch.attach(loss_fn)
+        >>> watch.wanted = True
+        >>> loss = loss_fn(hands.vertices, hands.camera, hands.image)  # a call of somebody else
+        >>> watch.sighting.details.texture.shape
+        torch.Size([1, 3, 128, 128])
     """
 
     def __init__(self, count: int = 0) -> None:

@@ -34,6 +34,9 @@ def manotorch_layer(
         ImportError: manotorch is not installed; the message holds the command.
         ManoFileError: as `load`.
         ValueError: neither given side nor one that the model's faces tell.
+
+    Example:
+        >>> layer = manotorch_layer("MANO_RIGHT.pkl", use_pca=False)  # doctest: +SKIP
     """
     try:
         from manotorch.manolayer import ManoLayer

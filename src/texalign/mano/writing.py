@@ -77,6 +77,11 @@ def write_mano_fields(path: str | PathLike[str], fields: Mapping[str, Any]) -> P
     Raises:
         ValueError: the suffix is neither ``.pkl`` nor ``.npz``.
         ImportError: ``.pkl`` is asked for and scipy is not installed.
+
+    Example:
+        >>> from texalign.mano import load
+        >>> model = load(write_mano("MANO_LEFT.npz", side="left"))
+        >>> path = write_mano_fields("FIXED_LEFT.npz", model.with_left_shape_fixed().fields())
     """
     path = Path(path)
     expect(path.suffix in (".pkl", ".npz"), "write_mano", "a path that ends in .pkl or .npz", path.name)

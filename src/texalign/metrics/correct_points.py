@@ -31,6 +31,12 @@ def correct_joints(
 
     Raises:
         ValueError: a shape, dtype or device does not fit.
+
+    Example:
+        >>> true = torch.zeros(1, 2, 2)
+        >>> predicted = true + torch.tensor([[3.0, 0.0], [9.0, 0.0]])
+        >>> correct_joints(predicted, true, box_size=torch.tensor([100.0]), threshold=0.05)
+        tensor([[1., 0.]])
     """
     who = "correct_joints"
     distance = distances(*same_shape(who, predicted, true, ("B", "J", 2)))
@@ -48,6 +54,12 @@ def pck(predicted: Tensor, true: Tensor, box_size: Tensor, threshold: float, amo
 
     HaMeR's number is another mean: over the samples for each joint first, then over the 21 joints. Where samples lack
     joints the two differ. HaMeR's is ``correct_joints(…).nanmean(dim=0).nanmean()``.
+
+    Example:
+        >>> true = torch.zeros(1, 2, 2)
+        >>> predicted = true + torch.tensor([[3.0, 0.0], [9.0, 0.0]])
+        >>> pck(predicted, true, box_size=torch.tensor([100.0]), threshold=0.05)
+        tensor([0.5000])
     """
     return correct_joints(predicted, true, box_size, threshold, among).nanmean(dim=1)
 
@@ -65,6 +77,11 @@ def pck_curve(
 
     Raises:
         ValueError: a shape, dtype or device does not fit, or no threshold.
+
+    Example:
+        >>> true = torch.zeros(1, 21, 3)
+        >>> pck_curve(true + torch.tensor([0.01, 0.0, 0.0]), true, thresholds=(0.005, 0.02))
+        tensor([[0., 1.]])
     """
     expect(len(thresholds) > 0, "pck_curve", "at least one threshold", len(thresholds))
     distance = distances(*same_shape("pck_curve", predicted, true, ("B", "N", "D")))
@@ -82,6 +99,11 @@ def pck_auc(
 
     Raises:
         ValueError: as in `pck_curve`, or the thresholds do not ascend.
+
+    Example:
+        >>> true = torch.zeros(1, 21, 3)
+        >>> pck_auc(true + torch.tensor([0.01, 0.0, 0.0]), true, thresholds=(0.0, 0.01, 0.02))
+        tensor([0.7500])
     """
     ascend = all(low < high for low, high in pairwise(thresholds))
     expect(len(thresholds) > 1 and ascend, "pck_auc", "two thresholds or more that ascend", list(thresholds))

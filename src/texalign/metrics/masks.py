@@ -40,6 +40,12 @@ def boundary_f_score(predicted: Tensor, true: Tensor, tolerance: float = 0.008) 
 
     Raises:
         ValueError: the shapes or devices do not fit.
+
+    Example:
+        >>> mask = torch.zeros(1, 1, 64, 64)
+        >>> mask[..., 16:48, 16:48] = 1
+        >>> boundary_f_score(mask.roll(1, dims=-1), mask)  # one pixel off, as the tolerance at this size
+        tensor([1.])
     """
     same_shape("boundary_f_score", predicted, true, ("B", 1, "H", "W"))
     radius = math.ceil(tolerance * math.hypot(*true.shape[-2:]))

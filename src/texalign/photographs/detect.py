@@ -66,6 +66,10 @@ def detect_hands(image: Tensor, model: str | Path | None = None) -> list[Detecte
         MissingExtraError: MediaPipe or pillow is not installed.
         OSError: the model cannot be read, or fetched.
         ValueError: an image of another shape, or a fetched file that is not the model.
+
+    Example:
+        >>> for hand in detect_hands(read_image("photo.jpg")):  # doctest: +SKIP
+        ...     print("right" if hand.is_right else "left", hand.keypoints[:, :2])
     """
     expect_floating(image, "detect_hands", "image", (3, "H", "W"))
     with new_finder(model) as finder:

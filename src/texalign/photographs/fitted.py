@@ -74,6 +74,14 @@ def fit_photographs(
 
     Raises:
         ValueError: `file` holds the fits of other photographs or is damaged, or all photographs are left out.
+
+    Example:
+        >>> from importlib.resources import files
+        >>> from texalign.photographs import read_photographs
+        >>> folder = files("texalign") / "assets/people"  # the demo's
+        >>> fitted = fit_photographs(read_photographs(folder, ids=[134], image_size=64), file="fits.npz")
+        >>> fitted.vertices.shape
+        torch.Size([1, 778, 3])
     """
     fingerprint = photographs.fingerprint()
     if photographs.vertices is not None:

@@ -21,6 +21,14 @@ def read_focal(path: str | Path) -> float | None:
 
     Raises:
         MissingExtraError: pillow is not installed.
+
+    Example:
+        >>> from PIL import Image
+        >>> exif = Image.Exif()
+        >>> exif.get_ifd(0x8769)[0xA405] = 28  # mm, as a phone writes it
+        >>> Image.new("RGB", (400, 300)).save("photo.jpg", exif=exif)
+        >>> round(read_focal("photo.jpg"))
+        324
     """
     try:
         from PIL import Image

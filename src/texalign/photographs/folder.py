@@ -120,6 +120,11 @@ def photograph_ids(folder: str | Path) -> tuple[int, ...]:
 
     Raises:
         FileNotFoundError, ValueError: as `read_photographs`, as far as the annotations go.
+
+    Example:
+        >>> from importlib.resources import files
+        >>> len(photograph_ids(files("texalign") / "assets/people"))  # the demo's
+        12
     """
     return tuple(_read_annotations(Path(folder))["ids"].tolist())
 
@@ -140,6 +145,12 @@ def read_photographs(folder: str | Path, ids: Sequence[int] | None = None, image
         ValueError: a number or array that is missing or has a wrong shape or value, keypoints that are no pixels, two
             files of one number, or a bad image.
         MissingExtraError: pillow is not installed.
+
+    Example:
+        >>> from importlib.resources import files
+        >>> folder = files("texalign") / "assets/people"  # the demo's
+        >>> read_photographs(folder, ids=photograph_ids(folder)[:2], image_size=64).image.shape
+        torch.Size([2, 3, 64, 64])
     """
     folder = Path(folder)
     expect(isinstance(image_size, int) and image_size > 0, WHO, "image_size > 0", repr(image_size))

@@ -26,6 +26,12 @@ def read_image(path: str | Path) -> Tensor:
         FileNotFoundError: no such file.
         ValueError: no image, a damaged one, or one of floating values.
         MissingExtraError: pillow is not installed.
+
+    Example:
+        >>> from PIL import Image
+        >>> Image.new("RGB", (64, 48)).save("photo.png")
+        >>> read_image("photo.png").shape
+        torch.Size([3, 48, 64])
     """
     colours, opacity, _ = _read(Path(path), "read_image")
     if opacity is not None:
@@ -47,6 +53,12 @@ def read_mask(path: str | Path, size: Sequence[int] | None = None) -> Tensor:
         FileNotFoundError: no such file.
         ValueError: as `read_image`; another size; labels in a JPEG, which changes small numbers.
         MissingExtraError: pillow is not installed.
+
+    Example:
+        >>> from PIL import Image
+        >>> Image.new("L", (64, 48), color=255).save("mask.png")
+        >>> read_mask("mask.png", size=(48, 64)).mean()
+        tensor(1.)
     """
     colours, opacity, lossy = _read(Path(path), "read_mask")
     if size is not None:

@@ -61,6 +61,12 @@ def read_keypoints(source: object, size: Sequence[int] | None = None) -> HandKey
     Raises:
         FileNotFoundError: no such file.
         ValueError: another form or value; fewer than four known points; points that are no pixels of the photograph.
+
+    Example:
+        >>> rows = [[10.0 * joint, 20.0, 0.9] for joint in range(21)]
+        >>> hand = read_keypoints({"hand": "left", "keypoints": rows}, size=(48, 640))
+        >>> hand.is_right, hand.points[1]
+        (False, tensor([10.5000, 20.5000]))
     """
     content = _json(Path(source)) if isinstance(source, (str, Path)) else source
     if isinstance(content, Mapping):

@@ -64,7 +64,12 @@ def with_other_view(targets: UVObservations, hand: Tensor) -> tuple[UVObservatio
 
 
 def read_texture(texture: Tensor, uv: Tensor, surface: HandSurface) -> Tensor:
-    """Texture (B, C, T, T) at uv (B, N, 2) → (B, N, C), as the renderer reads it."""
+    """Texture (B, C, T, T) at uv (B, N, 2) → (B, N, C), as the renderer reads it.
+
+    Example:
+        >>> read_texture(torch.full((1, 3, 64, 64), 0.5), torch.rand(1, 5, 2), HandSurface.mano()).shape
+        torch.Size([1, 5, 3])
+    """
     grid = 2 * uv[:, None] - 1
     values = functional.grid_sample(surface.dilated(texture), grid, padding_mode="border", align_corners=False)
     return values[:, :, 0].transpose(1, 2)

@@ -27,6 +27,9 @@ class PretrainSettings:
 
     Raises:
         ValueError: a value out of range.
+
+    Example:
+        >>> settings = PretrainSettings(steps=2000, image_size=96, seed=1)
     """
 
     steps: int = 4000

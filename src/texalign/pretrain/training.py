@@ -75,6 +75,9 @@ def pretrain(
             is not one; a start for another atlas; photographs of another image size or with other vertices, or without
             a share of the images; `vertices_of` missing for a surface of another vertex count, or giving one. All are
             refused before any training.
+
+    Example:
+        >>> encoder = pretrain("my-prior", PretrainSettings(steps=2000))  # doctest: +SKIP
     """
     where = torch.device(device)
     subject = Subject(surface, vertices_of, settings.image_size, where)

@@ -52,6 +52,12 @@ class UVTextureEncoder(Unscriptable, nn.Module):
     Raises:
         TypeError: `surface` is not a HandSurface.
         ValueError: sizes that do not fit together.
+
+    Example:
+        >>> encoder = UVTextureEncoder.from_pretrained()
+        >>> some = torch.ones(1, 50, dtype=torch.bool)
+        >>> encoder(UVObservations(uv=torch.rand(1, 50, 2), rgb=torch.full((1, 50, 3), 0.6), valid=some)).shape
+        torch.Size([1, 3, 128, 128])
     """
 
     cells: Tensor

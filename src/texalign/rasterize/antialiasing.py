@@ -20,6 +20,14 @@ def antialias(image: Tensor, rasterization: Rasterization, points: Tensor, faces
     except that the silhouette is searched for by walking over the mesh and not in the pixel's own face only.
 
     Arguments and result are those of `Backend.antialias`.
+
+    Example:
+        >>> from texalign.rasterize import select_backend
+        >>> backend, faces = select_backend("torch", torch.device("cpu")), torch.tensor([[0, 1, 2]])
+        >>> points = torch.tensor([[[0.0, 0.0, 1.0], [0.0, 8.7, 1.0], [8.3, 8.7, 1.0]]], requires_grad=True)
+        >>> found = backend.rasterize(points, faces, 16, 16, near=0.1)
+        >>> covered = (found.face_index >= 0).float()[..., None]
+        >>> antialias(covered, found, points, faces, twins=torch.full_like(faces, -1)).sum().backward()
     """
     with torch.no_grad():
         pairs = silhouette_pairs(points.detach(), faces, twins, rasterization.face_index, rasterization.nearness)

@@ -37,6 +37,11 @@ def register_backend(
 
     Raises:
         ValueError: the name is taken.
+
+    Example:
+        >>> register_backend("mine", load=lambda: MyBackend(), device_types=("cuda",))
+        >>> "mine" in backend_names()
+        True
     """
     if name == "auto" or name in rows:
         raise ValueError(f"register_backend: a backend named {name!r} is registered already")
@@ -44,7 +49,12 @@ def register_backend(
 
 
 def backend_names() -> tuple[str, ...]:
-    """The names of all registered backends, in order of registration."""
+    """The names of all registered backends, in order of registration.
+
+    Example:
+        >>> backend_names()[:2]
+        ('torch', 'nvdiffrast')
+    """
     return tuple(rows)
 
 
@@ -56,6 +66,10 @@ def unavailable_reason(name: str, device: torch.device) -> str | None:
 
     Raises:
         ValueError: no backend of that name is registered.
+
+    Example:
+        >>> unavailable_reason("torch", torch.device("cpu")) is None
+        True
     """
     row = _row(name)
     try:
@@ -83,6 +97,10 @@ def select_backend(name: str, device: torch.device) -> Backend:
     Raises:
         ValueError: no backend of that name is registered.
         RuntimeError: the named backend cannot run on the device; the message holds the cause and the cure.
+
+    Example:
+        >>> select_backend("auto", torch.device("cpu")).name
+        'torch'
     """
     if name == "auto":
         return _automatic_backend(device)
@@ -94,7 +112,11 @@ def select_backend(name: str, device: torch.device) -> Backend:
 
 
 def require_backend(name: str) -> None:
-    """Raise a RuntimeError if a backend for one type of device only does not run on the current device of that type."""
+    """Raise a RuntimeError if a backend for one type of device only does not run on the current device of that type.
+
+    Example:
+        >>> require_backend("torch")
+    """
     device_types = _row(name).device_types
     if device_types is not None and len(device_types) == 1:
         index = torch.cuda.current_device() if torch.cuda.is_available() else 0

@@ -19,6 +19,12 @@ class UVObservations:
         uv: (B, N, 2) float in [0, 1]. Differentiable in the vertices that made it.
         rgb: (B, N, 3) float in [0, 1].
         valid: (B, N) bool; the rest is padding (zeros).
+
+    Example:
+        >>> colours = torch.tensor([[[0.8, 0.6, 0.5], [0.6, 0.4, 0.3]]])
+        >>> seen = UVObservations(uv=torch.rand(1, 2, 2), rgb=colours, valid=torch.ones(1, 2, dtype=torch.bool))
+        >>> seen.mean_colour()
+        tensor([[0.7000, 0.5000, 0.4000]])
     """
 
     uv: Tensor

@@ -32,6 +32,14 @@ class Scene:
         found: what the backend found.
         uv: (B, H, W, 2) in [0, 1], 0 on the background.
         depth: (B, H, W) metres, 0 on the background.
+
+    Example:
+        >>> from texalign.render import TexturedHandRenderer
+        >>> from texalign.synthetic import generate
+        >>> hands = generate(2, image_size=64, left_share=0)
+        >>> scene = TexturedHandRenderer(HandSurface.mano(), 64).scene(hands.vertices, hands.camera)
+        >>> texture, visible = scene.unwrap(hands.image, hands.mask, texture_size=128)
+        >>> rendering = scene.draw(texture)
     """
 
     surface: HandSurface

@@ -34,6 +34,14 @@ class TexturedHandRenderer(Unscriptable, nn.Module):
         ValueError: an unknown backend, or a size that is not positive.
         RuntimeError: ``backend="nvdiffrast"``, or another for one type of device, and it does not run here; the
             message says why.
+
+    Example:
+        >>> from texalign.synthetic import generate
+        >>> hands = generate(2, image_size=64, left_share=0)
+        >>> renderer = TexturedHandRenderer(HandSurface.mano(), image_size=64)
+        >>> rendering = renderer(hands.vertices, hands.camera, hands.texture)
+        >>> over_white = rendering.image + (1 - rendering.coverage)
+        >>> observations = renderer.observe(hands.vertices, hands.camera, hands.image, hands.mask, count=100)
     """
 
     def __init__(

@@ -28,7 +28,14 @@ def usable_points(vertices: Tensor, camera: PinholeCamera) -> tuple[Tensor, Tens
 
 
 def check_values(vertices: Tensor, camera: PinholeCamera, who: str) -> None:
-    """Raise a ValueError that names the first sample that `usable_points` would drop, and why."""
+    """Raise a ValueError that names the first sample that `usable_points` would drop, and why.
+
+    Example:
+        >>> camera = PinholeCamera(focal=torch.zeros(1, 2), principal=torch.full((1, 2), 32.0))
+        >>> check_values(torch.zeros(1, 778, 3), camera, "my_function")
+        Traceback (most recent call last):
+        ValueError: my_function: expected focal > 0, got sample 0: 0.0 at index (0,)
+    """
     focal, principal = camera.focal, camera.principal
     named: tuple[tuple[str, Tensor, Any], ...] = (
         ("finite vertices", vertices, torch.isfinite(vertices)),

@@ -29,6 +29,11 @@ class TexelMap(NamedTuple):
         barycentric: (T, T, 3) float32, 0 outside the charts.
         redirect: (T·T,) int64, the flat texel to read in place of each: just outside a chart, where a bilinear lookup
             inside it can touch, the nearest texel inside; everywhere else the texel itself.
+
+    Example:
+        >>> face_index, barycentric, redirect = HandSurface.mano().texel_map(64)
+        >>> face_index.shape
+        torch.Size([64, 64])
     """
 
     face_index: Tensor
@@ -61,6 +66,11 @@ class HandSurface(nn.Module):
     Raises:
         ValueError: an index out of range, a face that repeats a vertex, uv outside [0, 1], an edge shared by three
             faces, or two neighbours that wind differently; the message names the element.
+
+    Example:
+        >>> surface = HandSurface.mano()
+        >>> surface.vertex_count, len(surface.faces), surface.is_right
+        (778, 1538, True)
     """
 
     faces: Tensor
@@ -266,7 +276,13 @@ class HandSurface(nn.Module):
 
 
 def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
-    """Unit normals (B, V, 3) out of the surface, of vertices (B, V, 3): means of the faces around, by area."""
+    """Unit normals (B, V, 3) out of the surface, of vertices (B, V, 3): means of the faces around, by area.
+
+    Example:
+        >>> triangle = torch.tensor([[[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]])
+        >>> vertex_normals(triangle, torch.tensor([[0, 1, 2]]))[0, 0]
+        tensor([0., 0., 1.])
+    """
     corners = vertices[:, faces]
     normals = torch.linalg.cross(corners[:, :, 1] - corners[:, :, 0], corners[:, :, 2] - corners[:, :, 0])
     summed = torch.zeros_like(vertices)

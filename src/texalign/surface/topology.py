@@ -72,7 +72,13 @@ def _check_edges(faces: np.ndarray) -> None:
 
 
 def twin_edges(faces: np.ndarray) -> np.ndarray:
-    """(F, 3): for each face's edge i its number 3·face + edge in the face across it, -1 at the boundary."""
+    """(F, 3): for each face's edge i its number 3·face + edge in the face across it, -1 at the boundary.
+
+    Example:
+        >>> twin_edges(np.array([[0, 1, 2], [3, 2, 1]]))
+        array([[ 3, -1, -1],
+               [ 0, -1, -1]])
+    """
     edges = [(int(a), int(b)) for a, b in directed_edges(faces).reshape(-1, 2)]
     number = {edge: position for position, edge in enumerate(edges)}
     return np.array([number.get((b, a), -1) for a, b in edges], dtype=np.int64).reshape(faces.shape)
@@ -126,6 +132,11 @@ def same_atlas(one: str, other: str) -> bool:
 
     A projection differs by about as much as uv do (root mean square): 3e-7 for the 6 decimals of an OBJ. Up to 2e-5, a
     fiftieth of a texel of 1,024, is the same atlas.
+
+    Example:
+        >>> from texalign.surface import HandSurface
+        >>> same_atlas(HandSurface.mano().atlas_id, HandSurface.mano().mirrored().atlas_id)
+        True
     """
     topology, projections = zip(*(str(text).partition("-")[::2] for text in (one, other)))
     if topology[0] != topology[1] or len(projections[0]) != len(projections[1]):
@@ -136,7 +147,12 @@ def same_atlas(one: str, other: str) -> bool:
 
 
 def relative_winding(faces: np.ndarray, others: np.ndarray) -> int:
-    """1 if both hold the same faces in any order and rotation, -1 if all are wound the other way, 0 if neither."""
+    """1 if both hold the same faces in any order and rotation, -1 if all are wound the other way, 0 if neither.
+
+    Example:
+        >>> relative_winding(np.array([[0, 1, 2]]), np.array([[2, 1, 0]]))
+        -1
+    """
     if len(faces) != len(others):
         return 0
     mine = _from_lowest(faces)

@@ -14,7 +14,12 @@ def srgb_to_linear(colour: Tensor) -> Tensor:
 
 
 def linear_to_srgb(colour: Tensor) -> Tensor:
-    """Linear light in [0, 1] → sRGB in [0, 1] (IEC 61966-2-1), element by element."""
+    """Linear light in [0, 1] → sRGB in [0, 1] (IEC 61966-2-1), element by element.
+
+    Example:
+        >>> linear_to_srgb(torch.tensor([0.0, 0.5, 1.0]))
+        tensor([0.0000, 0.7354, 1.0000])
+    """
     curve = 1.055 * colour.clamp(min=0.0031308) ** (1 / 2.4) - 0.055
     return torch.where(colour <= 0.0031308, 12.92 * colour, curve)
 

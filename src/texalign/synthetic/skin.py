@@ -162,6 +162,10 @@ def skin_textures(draws: Draws, texture_size: int) -> Tensor:
     """Hands nobody has seen: textures (B, 3, T, T) of linear albedo in [0, 1]; `WILD_SHARE` of them are no skin at all.
 
     Between the atlas's charts lies the mean colour, and one texel around them what is beside it inside.
+
+    Example:
+        >>> skin_textures(Draws(2, torch.Generator().manual_seed(0), torch.device("cpu")), texture_size=64).shape
+        torch.Size([2, 3, 64, 64])
     """
     maps = skin_maps(texture_size, draws.device)
     albedo = _skin(draws, maps)

@@ -16,6 +16,10 @@ def uv_checker(texture_size: int = 512, cells: int = 16, labels: bool = True) ->
 
     Returns:
         texture (1, 3, T, T).
+
+    Example:
+        >>> uv_checker(texture_size=256).shape
+        torch.Size([1, 3, 256, 256])
     """
     step = torch.arange(texture_size) * cells // texture_size
     row, column = torch.meshgrid(step, step, indexing="ij")

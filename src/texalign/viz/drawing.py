@@ -21,6 +21,14 @@ def overlay(image: Tensor, rendering: Rendering, alpha: float = 1.0) -> Tensor:
 
     Returns:
         (B, 3, H, W), differentiable in both.
+
+    Example:
+        >>> from texalign.render import TexturedHandRenderer
+        >>> from texalign.surface import HandSurface
+        >>> from texalign.synthetic import generate
+        >>> hands = generate(1, image_size=64, left_share=0)
+        >>> renderer = TexturedHandRenderer(HandSurface.mano(), image_size=64)
+        >>> seen = overlay(hands.image, renderer(hands.vertices, hands.camera, hands.texture), alpha=0.7)
     """
     return image * (1 - alpha * rendering.coverage) + alpha * rendering.image
 
@@ -63,6 +71,10 @@ def mark(image: Tensor, points: Tensor, colour: Sequence[float] = (1.0, 1.0, 0.2
 
     Returns:
         (B, 3, H, W).
+
+    Example:
+        >>> mark(torch.zeros(1, 3, 64, 64), points=torch.tensor([[[20.0, 30.0]]]))[0, :, 30, 20]
+        tensor([1.0000, 1.0000, 0.2000])
     """
     expect_floating(image, "mark", "image", ("B", 3, "H", "W"))
     expect_floating(points, "mark", "points", (len(image), "N", 2))

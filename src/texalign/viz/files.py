@@ -52,6 +52,9 @@ def save_gif(path: str | os.PathLike[str], frames: Tensor, milliseconds: Sequenc
 
     Returns:
         The path.
+
+    Example:
+        >>> path = save_gif("grey.gif", torch.linspace(0, 1, 4).view(4, 1, 1, 1).expand(4, 3, 8, 8), [100] * 4)
     """
     expect_floating(frames, "save_gif", "frames", ("N", 3, "H", "W"))
     expect(

@@ -53,6 +53,13 @@ def alignment_sheet(
     Raises:
         MissingExtraError: pillow is not installed.
         ValueError: no image, or details of other images.
+
+    Example:
+        >>> from texalign.loss import DenseTextureAlignmentLoss
+        >>> from texalign.synthetic import generate
+        >>> hands, loss_fn = generate(2, image_size=64, left_share=0), DenseTextureAlignmentLoss.from_pretrained(64)
+        >>> _, details = loss_fn(hands.vertices, hands.camera, hands.image, return_details=True)
+        >>> sheet = alignment_sheet(hands.image, details)
     """
     who = "alignment_sheet"
     expect_floating(image, who, "image", ("B", 3, "H", "W"))
@@ -103,6 +110,13 @@ def _enlarged(image: Tensor, longer: int) -> Tensor:
 def residual_heat(details: LossDetails) -> Tensor:
     """(B, 3, H, W), not clamped: the difference of colours from black over red and yellow to white, `RESIDUAL_GAIN`
     times as bright; black beyond the wrist, where nothing is compared.
+
+    Example:
+        >>> from texalign.loss import DenseTextureAlignmentLoss
+        >>> from texalign.synthetic import generate
+        >>> hands, loss_fn = generate(2, image_size=64, left_share=0), DenseTextureAlignmentLoss.from_pretrained(64)
+        >>> _, details = loss_fn(hands.vertices, hands.camera, hands.image, return_details=True)
+        >>> heat = residual_heat(details).clamp(0, 1)
     """
     compared = details.coverage * (details.evidence != 0)
     residual = RESIDUAL_GAIN * compared * details.residual.mean(dim=1, keepdim=True)
@@ -110,7 +124,12 @@ def residual_heat(details: LossDetails) -> Tensor:
 
 
 def texture_picture(texture: Tensor, surface: HandSurface | None, size: int) -> Tensor:
-    """(B, 3, size, size): textures, grey between the surface's charts if it is given."""
+    """(B, 3, size, size): textures, grey between the surface's charts if it is given.
+
+    Example:
+        >>> texture_picture(torch.rand(2, 3, 64, 64), HandSurface.mano(), size=128).shape
+        torch.Size([2, 3, 128, 128])
+    """
     texture = _enlarged(texture.detach().float(), size)
     if surface is None:
         return texture

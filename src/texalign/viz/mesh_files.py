@@ -44,6 +44,11 @@ def save_mesh(path: str | os.PathLike[str], vertices: Tensor, surface: HandSurfa
     Raises:
         ValueError: another suffix, or shapes that do not fit.
         MissingExtraError: pillow is not installed.
+
+    Example:
+        >>> from texalign.hand import HandModel
+        >>> vertices = HandModel()(torch.zeros(1, 16, 3)).vertices + torch.tensor([0.0, 0.0, 0.6])
+        >>> path = save_mesh("hand.glb", vertices[0], HandSurface.mano(), torch.full((3, 64, 64), 0.6))
     """
     path = Path(path)
     expect(path.suffix in (".obj", ".glb"), WHO, "a path that ends in .obj or .glb", path.name)

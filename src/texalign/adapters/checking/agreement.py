@@ -71,7 +71,12 @@ class Agreement(nn.Module):
 
 
 class MeanColour(nn.Module):
-    """Stands in for a texture prior on an atlas that has none: the mean colour of what is seen."""
+    """Stands in for a texture prior on an atlas that has none: the mean colour of what is seen.
+
+    Example:
+        >>> renderer = TexturedHandRenderer(HandSurface.mano(), image_size=64)
+        >>> loss_fn = DenseTextureAlignmentLoss(renderer, MeanColour())
+    """
 
     def forward(self, observations: UVObservations) -> Tensor:
         """(B, 3, 8, 8)."""

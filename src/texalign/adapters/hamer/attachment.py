@@ -66,6 +66,12 @@ def attach(
     Raises:
         TypeError: `loss_fn` is not a `DenseTextureAlignmentLoss`.
         ValueError: the model lacks something, is attached already, or has another image size.
+
+    Example:
+        >>> handle = attach(model, DenseTextureAlignmentLoss.from_pretrained(image_size=256), warm_up=1000)
+        >>> handle.weight  # train as ever: it is measured after the warm-up
+        0.0
+        >>> handle.detach()
     """
     return HamerAttachment(model, loss_fn, weight, warm_up, pixel_offset, recompute_vertices, texture_optimizer, ratio)
 

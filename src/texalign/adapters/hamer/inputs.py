@@ -44,6 +44,13 @@ def loss_inputs(
 
     Raises:
         ValueError: a key is missing, or a shape does not fit.
+
+    Example:
+        >>> batch = {"img": torch.zeros(1, 3, 256, 256)}
+        >>> output = {"pred_cam": torch.tensor([[6.0, 0.1, 0.2]]), "pred_vertices": torch.zeros(1, 778, 3)}
+        >>> inputs = loss_inputs(batch, output)
+        >>> inputs.vertices[0, 0], inputs.camera.principal
+        (tensor([0.1000, 0.2000, 6.5104]), tensor([[128.5000, 128.5000]]))
     """
     who = "hamer.loss_inputs"
     needed = {"batch": (batch, ("img",)), "output": (output, ("pred_cam", "pred_vertices"))}
