@@ -12,8 +12,9 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -27,11 +28,9 @@ from fits.across_people import SLD
 from fits.people import SLD_SHIFT, moved
 from texalign import synthetic
 from texalign.photographs import Photographs, fit_photographs, read_photographs
-from texalign.pretrain import PretrainSettings, examples, pretrain, training
-from texalign.pretrain.subject import Subject
-from texalign.synthetic import skin
+from texalign.pretrain import PretrainSettings, pretrain
 
-SIZE = 128
+SIZE, GENERATE = 128, synthetic.generate
 # The demo's photographs, and a test of networks, are of people from here on.
 FIRST_UNSEEN = 120
 GESTURES, WILD_SHARE = 0.5, 0.1
@@ -62,16 +61,10 @@ def hands(photographs: Photographs, person: Tensor) -> Tensor:
     return number
 
 
-def generated_examples(subject: Subject, pairs: int, image_size: int, generator: torch.Generator) -> examples.Examples:
-    """As `texalign.pretrain` draws them, with gestures in half of the steps, and more natural skin."""
+def natural_hands(n: int, image_size: int, generator: torch.Generator, **named: Any) -> synthetic.SyntheticBatch:
+    """As `texalign.synthetic.generate` draws them, with gestures in half of the batches, and more natural skin."""
     gestures = torch.rand(1, generator=generator).item() < GESTURES
-    before, draw = skin.WILD_SHARE, synthetic.generate
-    skin.WILD_SHARE = WILD_SHARE
-    synthetic.generate = partial(draw, gestures=gestures)
-    try:
-        return examples.synthetic_examples(subject, pairs, image_size, generator)
-    finally:
-        skin.WILD_SHARE, synthetic.generate = before, draw
+    return GENERATE(n, image_size, generator, gestures=gestures, wild_share=WILD_SHARE, **named)
 
 
 def main() -> None:
@@ -89,11 +82,10 @@ def main() -> None:
     assert photographs.hand_id is not None
     alone = (photographs.hand_id.unique(return_counts=True)[1] == 1).sum()
     print(f"{len(fitted)} photographs, {fitted.left_out} left out, {alone} in a light of their own", flush=True)
-    training.synthetic_examples = generated_examples
     settings = PretrainSettings(arguments.steps, image_size=SIZE, rate=arguments.rate, photograph_share=arguments.share)
     start = ta.UVTextureEncoder.from_pretrained()
-    encoder = pretrain(arguments.output, settings, start, photographs=fitted, checkpoint_every=100)
-    print(encoder.provenance["metrics"])
+    with patch.object(synthetic, "generate", natural_hands):
+        encoder = pretrain(arguments.output, settings, start, photographs=fitted, checkpoint_every=100)
     before, after = start.state_dict(), encoder.state_dict()
     encoder.load_state_dict({name: before[name].lerp(after[name], 0.5) for name in before})
     encoder.save_pretrained(arguments.output / "half", encoder.provenance | {"averaged_with": "its start"})

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
 import torch
 
 import texalign as ta
+from fits import prior_of_people
 from fits.people import generated
 from fits.prior import hidden_in_pairs, prior_row
-from fits.prior_of_people import generated_examples, hands
+from fits.prior_of_people import hands
 from texalign import synthetic
-from texalign.pretrain.subject import Subject
-from texalign.synthetic import skin
 
 SIZE = 64
 
@@ -28,22 +26,15 @@ def test_photographs_of_a_person_share_a_hand_where_the_skin_looks_alike():
     assert found[2] not in (7, 2)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_natural_skin_is_drawn_for_the_training_alone(seed, monkeypatch):
-    shares, draw = [], skin.skin_textures
-
-    def noted(*given):
-        shares.append(skin.WILD_SHARE)
-        return draw(*given)
-
-    monkeypatch.setattr("texalign.synthetic.generation.skin_textures", noted)
-    before, generate = skin.WILD_SHARE, synthetic.generate
-    subject = Subject(None, None, SIZE, torch.device("cpu"))
-    batch = generated_examples(subject, 1, SIZE, torch.Generator().manual_seed(seed))
-    assert len(batch.image) == 2
-    assert shares == [0.1]
-    assert before == skin.WILD_SHARE
-    assert synthetic.generate is generate
+def test_generated_hands_have_natural_skin_and_half_of_the_batches_gestures(monkeypatch):
+    asked = []
+    monkeypatch.setattr(prior_of_people, "GENERATE", lambda *given, **named: asked.append(named))
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(40):
+        prior_of_people.natural_hands(2, SIZE, generator, views=2)
+    gestures = sum(named["gestures"] for named in asked)
+    assert 10 < gestures < 30  # three standard deviations of a half of 40
+    assert all(named["wild_share"] == 0.1 and named["views"] == 2 for named in asked)
 
 
 def test_hidden_skin_is_what_the_other_image_alone_shows():

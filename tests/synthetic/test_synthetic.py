@@ -133,6 +133,7 @@ def test_the_default_dtype_does_not_matter():
         ({"n": 1, "image_size": 4}, "image_size >= 16, got 4"),
         ({"n": -1}, "n >= 0, got -1"),
         ({"n": 1, "left_share": 1.5}, r"left_share in \[0, 1\], got 1\.5"),
+        ({"n": 1, "wild_share": -0.1}, r"wild_share in \[0, 1\], got -0\.1"),
         ({"n": 3, "views": 2}, "views that divide n = 3, got 2"),
     ],
 )
@@ -258,3 +259,10 @@ def test_on_the_gpu():
         assert all(value.device.type == "cuda" and value.isfinite().all() for value in tensors(made).values())
         mask = coverage_of(made, ta.HandSurface.mano().to("cuda")) * (1 - made.occluder_mask)
         assert (mask - made.mask).abs().mean() < 1e-3
+
+
+def test_skin_alone_is_redder_than_green_and_greener_than_blue():
+    red, green, blue = draw(24, seed=3, wild_share=0.0).texture.mean(dim=(2, 3)).unbind(dim=1)
+    assert ((red > green) & (green > blue)).all()
+    red, green, blue = draw(24, seed=3, wild_share=1.0).texture.mean(dim=(2, 3)).unbind(dim=1)
+    assert ((red > green) & (green > blue)).float().mean() < 0.6

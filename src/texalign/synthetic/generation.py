@@ -18,7 +18,7 @@ from texalign.synthetic.lighting import Light, draw_light
 from texalign.synthetic.placement import Placed, place_hands
 from texalign.synthetic.scenery import backgrounds, moved_layer, occluders, palette, pixel_centres
 from texalign.synthetic.shadow import cast_shadow
-from texalign.synthetic.skin import skin_textures
+from texalign.synthetic.skin import WILD_SHARE, skin_textures
 
 _OCCLUDERS = 3
 
@@ -80,6 +80,7 @@ def generate(
     left_share: float = 0.5,
     views: int = 1,
     gestures: bool = False,
+    wild_share: float = WILD_SHARE,
 ) -> SyntheticBatch:
     """Draw hands of any colour, in any light, before any background, as bad cameras see them.
 
@@ -99,6 +100,7 @@ def generate(
         views: neighbouring images, so many, show the same hand (betas, texture) in the same light to the same camera
             settings, in another pose, from another side, before another background; divides n.
         gestures: all hands that are no fists are of `sample_pose`'s kind "gesture": every finger is posed for itself.
+        wild_share: share of hands in colours that no skin has, in [0, 1].
 
     Raises:
         ValueError: a value out of range.
@@ -113,6 +115,7 @@ def generate(
     expect(isinstance(image_size, int) and image_size >= 16, who, "image_size >= 16", image_size)
     expect(isinstance(texture_size, int) and texture_size >= 16, who, "texture_size >= 16", texture_size)
     expect(0 <= left_share <= 1, who, "left_share in [0, 1]", left_share)
+    expect(0 <= wild_share <= 1, who, "wild_share in [0, 1]", wild_share)
     divides = isinstance(views, int) and views > 0 and n % views == 0
     expect(divides, who, f"views that divide n = {n}", views)
     source = generator.device if generator is not None else torch.device("cpu")
@@ -121,7 +124,7 @@ def generate(
         # One image too few for some operations is one image drawn and left out.
         draws = Draws(max(n, views), generator, target)
         person = Draws(draws.count, generator, target, repeats=views)
-        batch = _draw_batch(draws, person, image_size, texture_size, gestures)
+        batch = _draw_batch(draws, person, image_size, texture_size, gestures, wild_share)
         is_right = person.uniform() >= left_share
         batch = replace(_mirrored(batch, ~is_right), is_right=is_right)
         return batch if n else _first(batch, 0)
@@ -133,10 +136,12 @@ def _surface(device: torch.device) -> HandSurface:
     return HandSurface.mano().to(device)
 
 
-def _draw_batch(draws: Draws, person: Draws, size: int, texture_size: int, gestures: bool) -> SyntheticBatch:
+def _draw_batch(
+    draws: Draws, person: Draws, size: int, texture_size: int, gestures: bool, wild_share: float
+) -> SyntheticBatch:
     surface = _surface(draws.device)
     placed = place_hands(draws, person, size, gestures)
-    albedo = skin_textures(person, texture_size)
+    albedo = skin_textures(person, texture_size, wild_share)
     light = draw_light(person)
     skin = albedo.mean(dim=(2, 3))
     hand = hand_layer(draws, surface, placed, albedo, light, size)

@@ -158,8 +158,8 @@ def pigmented(melanin: Tensor, blood: Tensor) -> Tensor:
     return blood.new_tensor(_SURFACE) + blood.new_tensor(_BLOODLESS) * torch.exp(-density)
 
 
-def skin_textures(draws: Draws, texture_size: int) -> Tensor:
-    """Hands nobody has seen: textures (B, 3, T, T) of linear albedo in [0, 1]; `WILD_SHARE` of them are no skin at all.
+def skin_textures(draws: Draws, texture_size: int, wild_share: float = WILD_SHARE) -> Tensor:
+    """Hands nobody has seen: textures (B, 3, T, T) of linear albedo in [0, 1]; `wild_share` of them are no skin at all.
 
     Between the atlas's charts lies the mean colour, and one texel around them what is beside it inside.
 
@@ -170,7 +170,7 @@ def skin_textures(draws: Draws, texture_size: int) -> Tensor:
     maps = skin_maps(texture_size, draws.device)
     albedo = _skin(draws, maps)
     albedo = _decorated(draws, maps, albedo)
-    wild = draws.chance(WILD_SHARE, 1, 1)
+    wild = draws.chance(wild_share, 1, 1)
     albedo = torch.lerp(albedo, _wild(draws, maps, albedo), wild).clamp(0.004, 0.97)
     flat = albedo.mean(dim=1)[..., None].repeat(1, 1, texture_size**2)
     textures = flat.index_copy(2, maps.texels, albedo.transpose(1, 2))
