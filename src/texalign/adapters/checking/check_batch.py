@@ -33,7 +33,7 @@ ALMOST = 0.8
 # In units of the loss, the median of a batch: in the mean it is −3 for synthetic meshes that fit, −0.3 for others.
 AGREES, NO_AGREEMENT = -1.2, -0.3
 COMPARED = SHOWN = 16
-# What `benchmarks/check.py` found in batches of eight: named in 10 or more of 12 above it, in 3 or fewer below half.
+# What `benchmarks/check.py` found in batches of eight: named in 11 or 12 of 12 there, in 4 or fewer at half of it.
 UNSEEN = (
     "of meshes that fit, a rotation below 10°, a size that is a tenth too large or a shift below 12 pixels of 256 is "
     "not seen; of a network's meshes, a quarter of what is twice as large is missed; and meshes too small often are."
