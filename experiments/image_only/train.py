@@ -61,7 +61,7 @@ class Settings:
         late: share of the steps before an added term begins.
     """
 
-    epochs: int = 4
+    epochs: int = 3
     rate: float = 1e-4
     head_rate: float = 1e-4
     batch_size: int = 8

@@ -226,7 +226,7 @@ def test_a_run_is_kept_and_its_checkpoint_evaluated(tmp_path, backbone, monkeypa
     torch.save(MeshHead().state_dict(), keep / "head.pt")
     experiment = ImageOnlyExperiment(backbone, tmp_path, tmp_path / "video", keep)
     experiment.splits = (split, replace(split, sld=(2,), hgr=(2,)))
-    run = Run(TEXTURE, 0, Settings(epochs=1))
+    run = Run(SILHOUETTE, 0, Settings(epochs=1))
     result = experiment.result(run)
     assert experiment.result(run) == result
     assert result["weight"] > 0
