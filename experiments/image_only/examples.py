@@ -216,9 +216,9 @@ def read_folder(folder: Path, keep: Path, padded: bool, shift: tuple[float, floa
     return examples_of(replace(people, mask=moved(people.mask, *shift)), KINDS[0])
 
 
-def weak_labels(examples: Examples, seed: int) -> Tensor:
-    """(N, 21, 2): detections with 3 px of noise and 10 % outliers of 10 px, drawn once a seed."""
-    return noisy(examples.detections, seeded(seed, 3))
+def weak_labels(keypoints: Tensor, seed: int) -> Tensor:
+    """(N, 21, 2): keypoints with 3 px of noise and 10 % outliers of 10 px, drawn once a seed."""
+    return noisy(keypoints, seeded(seed, 3))
 
 
 @torch.no_grad()

@@ -63,6 +63,7 @@ class ImageOnlyExperiment:
     def __init__(self, backbone: Backbone, people: Path, video: Path | None, keep: Path, tuning: bool = False) -> None:
         self.backbone, self.people, self.video, self.keep = backbone.eval(), people, video, keep
         self.splits, self.tuning = (TRAIN, TEST), tuning
+        self._trainers: dict[bool, Trainer] = {}
         self.folder = keep / ("tuning" if tuning else "runs")
 
     @cached_property
@@ -119,15 +120,21 @@ class ImageOnlyExperiment:
             write_whole(file, lambda path: path.write_text(json.dumps(content)))
         return dict(json.loads(file.read_text()))
 
+    def trainer(self, free: bool) -> Trainer:
+        """Of the training photographs, or of the test photographs without labels; made once."""
+        if free not in self._trainers:
+            seen = self.free if free else self.train
+            self._trainers[free] = Trainer(self.start, seen.examples, seen.views, prior(), self.offset(self.start))
+        return self._trainers[free]
+
     def trained(self, run: Run) -> tuple[ImageOnly, float, float]:
         """A network, CPU seconds, and the weight of the arm's term."""
         if run.arm == START:
             return self.start, 0.0, 0.0
-        seen = self.free if run.arm == FREE else self.train
-        trainer = Trainer(self.start, seen.examples, seen.views, prior())
+        trainer = self.trainer(run.arm == FREE)
         weight = self.weight(run)
-        joints = seen_joints(self.start, seen.examples, seen.views)
-        weak = weak_labels(seen.examples, run.seed)
+        joints = seen_joints(self.start, trainer.examples, trainer.views)
+        weak = weak_labels(trainer.clean, run.seed)
         network, seconds = trainer.train(run, weak, joints, weight, partial(print, flush=True))
         return network, seconds, weight
 
@@ -135,8 +142,8 @@ class ImageOnlyExperiment:
         """Of an arm's term, always measured beside weak labels on all training photographs."""
         if run.arm not in ADDED:
             return 0.0
-        trainer = Trainer(self.start, self.train.examples, self.train.views, prior())
-        return trainer.weight_of(run, weak_labels(self.train.examples, run.seed))
+        trainer = self.trainer(False)
+        return trainer.weight_of(run, weak_labels(trainer.clean, run.seed))
 
     def network(self, run: Run) -> ImageOnly:
         """As trained, from its checkpoint."""

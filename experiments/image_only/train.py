@@ -7,11 +7,13 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 import texalign as ta
+from image_only.evaluate import without_offset
 from image_only.examples import NEIGHBOURS, Examples, Views
 from image_only.mesh_head import MeshHead
 from image_only.network import ImageOnly
@@ -38,10 +40,12 @@ ADDED = {
 }
 # One photograph in so many is labelled.
 LABELLED = 10
-# Metres: a distance of world landmarks from the untrained tail's that counts one.
+# Metres: a distance of world landmarks, or of depth, from the untrained network's that counts one.
 WORLD_UNIT = 0.01
 # Batches that a weight is measured on.
 MEASURED = 8
+# Photographs at a time, where nothing is trained.
+CHUNK = 32
 LARGEST_GRADIENT = 5.0
 
 
@@ -55,6 +59,7 @@ class Settings:
         batch_size: photographs a step.
         ratio: of an added term's gradient to that of weak labels, at pose and camera.
         world_anchor: weight of the world landmarks' squared distance from the untrained tail's.
+        depth_anchor: the same of the joints' depth behind the wrist, from the untrained network's.
         keypoint_scale: pixels, of the robust keypoint loss.
         bending: share of an added term's gradient that reaches the joints' flexion; 1 for all.
         orientation, depth: share that reaches the orientation, and the size in the image.
@@ -67,6 +72,7 @@ class Settings:
     batch_size: int = 8
     ratio: float = 0.5
     world_anchor: float = 0.1
+    depth_anchor: float = 0.5
     keypoint_scale: float = 4.0
     bending: float = 1.0
     orientation: float = 1.0
@@ -96,12 +102,13 @@ class Labels:
     full: Tensor
 
 
-def labels_of(arm: str, examples: Examples, weak: Tensor, start: Tensor) -> Labels:
+def labels_of(arm: str, examples: Examples, clean: Tensor, weak: Tensor, start: Tensor) -> Labels:
     """An arm's labels.
 
     Args:
         arm: of those above.
         examples: to train on.
+        clean: (N, 21, 2) keypoints.
         weak: (N, 21, 2) noisy keypoints.
         start: (N, 21, 2) joints of the untrained network, which unlabelled photographs are anchored to.
     """
@@ -109,9 +116,9 @@ def labels_of(arm: str, examples: Examples, weak: Tensor, start: Tensor) -> Labe
     if arm == FULL:
         known = examples.joints.isfinite().all(dim=(1, 2))
         true = examples.camera.project(examples.joints)
-        return Labels(torch.where(known[:, None, None], true, examples.detections), known)
+        return Labels(torch.where(known[:, None, None], true, clean), known)
     if arm == CLEAN:
-        return Labels(examples.detections, nowhere)
+        return Labels(clean, nowhere)
     if arm == FREE:
         return Labels(start, nowhere)
     if arm in FEW_ARMS:
@@ -129,10 +136,24 @@ class Trainer:
         examples: photographs in groups of `NEIGHBOURS`.
         views: of them.
         prior: of the texture.
+        offset: (21, 2), the untrained network's `mean_offset` on training photographs: a detector's keypoints are moved
+            by it to where the mesh has its joints, or fingers shrink to where a detector sees their tips.
     """
 
-    def __init__(self, start: ImageOnly, examples: Examples, views: Views, prior: nn.Module) -> None:
+    def __init__(self, start: ImageOnly, examples: Examples, views: Views, prior: nn.Module, offset: Tensor) -> None:
         self.start, self.examples, self.views, self.prior = start, examples, views, prior
+        self.clean = without_offset(examples.detections, examples.detections, -offset)
+
+    @cached_property
+    def depth(self) -> Tensor:
+        """(K, N, 21) metres, of the untrained network's joints behind its wrist, by view."""
+        count, found = len(self.examples), []
+        for view in range(len(self.views.maps)):
+            for rows in torch.arange(count).split(CHUNK):
+                maps, crop, _ = self.views.of(torch.full_like(rows, view), rows)
+                with torch.no_grad():
+                    found.append(behind_wrist(self.start(maps, crop, self.examples.camera[rows]).prediction))
+        return torch.cat(found).unflatten(0, (-1, count))
 
     def train(
         self, run: Run, weak: Tensor, start_joints: Tensor, weight: float, report: Callable[[str], None] = print
@@ -153,7 +174,7 @@ class Trainer:
             {"params": list(network.head.parameters()), "rate": settings.head_rate},
         ]
         optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), weight_decay=1e-4)
-        labels, term = labels_of(run.arm, self.examples, weak, start_joints), self.term(run.arm)
+        labels, term = labels_of(run.arm, self.examples, self.clean, weak, start_joints), self.term(run.arm)
         for epoch in range(settings.epochs):
             batches = self.batches(run, epoch)
             sums = torch.zeros(2)
@@ -227,8 +248,10 @@ class Trainer:
         keypoints, full = labels.keypoints[rows], labels.full[rows]
         alone = KEYPOINT_WEIGHT * keypoint_loss(said.joints, part.camera, keypoints, settings.keypoint_scale)
         alone = alone + anatomy_loss(network.head.hand, said.parameters)
-        distance = (world - frozen) / WORLD_UNIT
-        alone = alone + settings.world_anchor * distance.square().sum(dim=-1).mean(dim=1)
+        distance = ((world - frozen) / WORLD_UNIT).square().sum(dim=-1).mean(dim=1)
+        deeper = ((behind_wrist(said) - self.depth[view, rows]) / WORLD_UNIT).square().mean(dim=1)
+        # True joints need no anchor.
+        alone = alone + torch.where(full, 0, settings.world_anchor * distance + settings.depth_anchor * deeper)
         group = torch.arange(len(rows)) // NEIGHBOURS
         batch = Batch(part.image, part.valid, part.mask, part.valid, part.camera, keypoints, part.joints, None, group)
         if full.any():
@@ -239,6 +262,11 @@ class Trainer:
             return alone, None
         drawn = torch.Generator().manual_seed(generator.initial_seed())
         return alone, term(damped, batch, drawn)
+
+
+def behind_wrist(said: Prediction) -> Tensor:
+    """(B, 21) metres."""
+    return said.joints[..., 2] - said.joints[:, :1, 2]
 
 
 def shares_of(head: MeshHead, settings: Settings) -> Tensor | None:

@@ -68,7 +68,8 @@ def examples():
 def trainer(backbone, examples):
     torch.manual_seed(0)
     start = ImageOnly(backbone.tail, MeshHead())
-    return Trainer(start, examples, views_of(backbone, examples, None, views=2), UVTextureEncoder.from_pretrained())
+    views = views_of(backbone, examples, None, views=2)
+    return Trainer(start, examples, views, UVTextureEncoder.from_pretrained(), torch.zeros(21, 2))
 
 
 def test_a_crop_shows_what_lies_where_it_says():
@@ -141,25 +142,25 @@ def test_an_offset_of_definition_is_no_error_however_the_hand_is_turned():
 
 def test_a_tenth_is_labelled_and_the_others_are_anchored(examples):
     many = examples.select(torch.arange(80) % len(examples))
-    weak, start = weak_labels(many, 0), torch.zeros(80, 21, 2)
-    few = labels_of(FEW, many, weak, start).keypoints
+    weak, start = weak_labels(many.detections, 0), torch.zeros(80, 21, 2)
+    few = labels_of(FEW, many, many.detections, weak, start).keypoints
     labelled = (few == weak).all(dim=(1, 2))
     assert labelled.sum() == 2 * NEIGHBOURS
     assert (few[~labelled] == 0).all()
-    assert torch.equal(labels_of(FREE, many, weak, start).keypoints, start)
-    assert torch.equal(labels_of(CLEAN, many, weak, start).keypoints, many.detections)
-    full = labels_of(FULL, many, weak, start)
+    assert torch.equal(labels_of(FREE, many, many.detections, weak, start).keypoints, start)
+    assert torch.equal(labels_of(CLEAN, many, many.detections, weak, start).keypoints, many.detections)
+    full = labels_of(FULL, many, many.detections, weak, start)
     assert full.full.all()
     assert torch.allclose(full.keypoints, many.marks, atol=1e-3)
 
 
 def test_weak_labels_are_off_by_noise_and_outliers(examples):
     many = examples.select(torch.arange(200) % len(examples))
-    off = (weak_labels(many, 1) - many.detections).norm(dim=-1)
+    off = (weak_labels(many.detections, 1) - many.detections).norm(dim=-1)
     assert 3.0 < off.median() < 4.2  # 3 px in x and in y: a median of 3.5
     assert 0.08 < ((off - 10).abs() < 1e-3).float().mean() < 0.12
-    assert torch.equal(weak_labels(many, 1), weak_labels(many, 1))
-    assert not torch.equal(weak_labels(many, 1), weak_labels(many, 2))
+    assert torch.equal(weak_labels(many.detections, 1), weak_labels(many.detections, 1))
+    assert not torch.equal(weak_labels(many.detections, 1), weak_labels(many.detections, 2))
 
 
 @pytest.mark.parametrize("arm", [TEXTURE, PLAIN, SILHOUETTE])
@@ -172,7 +173,7 @@ def test_weights_follow_the_ratio(trainer, examples, arm):
 
 
 def test_labels_alone_have_no_weight_to_measure(trainer, examples):
-    assert trainer.weight_of(Run(WEAK, 0), weak_labels(examples, 0)) == 0
+    assert trainer.weight_of(Run(WEAK, 0), weak_labels(examples.detections, 0)) == 0
 
 
 def test_a_gradient_that_passes_no_flexion_leaves_the_hand_as_it_is(trainer):
