@@ -93,14 +93,15 @@ def read_people(
     for who in persons:
         chosen += sorted(np.random.default_rng(who).permutation(ids[person == who])[:each].tolist())
     photographs = read_photographs(folder, chosen, renderer.height)
-    people = _fitted(photographs, renderer, keep, padded, dict(zip(ids.tolist(), person.tolist())))
+    people = fitted_people(photographs, renderer, keep, padded, dict(zip(ids.tolist(), person.tolist())))
     return replace(people, mask=moved(people.mask, *shift)) if any(shift) else people
 
 
 def read_frames(folder: Path, frames: Iterable[int], renderer: TexturedHandRenderer, keep: Path) -> People:
     """Frames of a video of one person; blocks of neighbours stand in the people's place."""
     photographs = read_photographs(folder, tuple(frames), renderer.height)
-    return _fitted(photographs, renderer, keep, False, {frame: frame // FRAMES_A_BLOCK for frame in photographs.ids})
+    blocks = {frame: frame // FRAMES_A_BLOCK for frame in photographs.ids}
+    return fitted_people(photographs, renderer, keep, False, blocks)
 
 
 def generated(count: int, size: int, seed: int) -> People:
@@ -134,9 +135,10 @@ def inside_photograph(image: Tensor) -> Tensor:
     return (spans[0][:, :, None] * spans[1][:, None, :])[:, None]
 
 
-def _fitted(
+def fitted_people(
     photographs: Photographs, renderer: TexturedHandRenderer, keep: Path, padded: bool, person: dict[int, int]
 ) -> People:
+    """Photographs with masks, with the bundled hand fitted to their keypoints; `person` by their numbers."""
     fits = fit_photographs(photographs, keep / f"{photographs.fingerprint()[:16]}.npz")
     photographs, reference = fits.photographs, known(fits.parameters)
     valid = inside_photograph(photographs.image) if padded else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -102,7 +103,102 @@ class Correction(nn.Module):
         return change
 
 
-class HandNetwork(nn.Module):
+class HandDescription(nn.Module):
+    """Outputs (B, 60) of a network, relative to a `position` in the image, as the bundled hand; and their corrections.
+
+    Args:
+        image_size: pixels of the square images.
+        corrections: how often a description is corrected, by the module `correction`.
+    """
+
+    correction: Correction
+
+    def __init__(self, image_size: int, corrections: int) -> None:
+        super().__init__()
+        self.image_size, self.corrections = image_size, corrections
+        self.sizes = (45, 6, len(FITTED_SHAPE), 2, 1)
+        self.hand = HandModel()
+        rest = resting(self.hand, 1)
+        self.resting_angles: Tensor
+        self.fingers_up: Tensor
+        self.register_buffer("resting_angles", rest.angles, persistent=False)
+        self.register_buffer("fingers_up", torch.tensor(FINGERS_UP), persistent=False)
+
+    def corrected(
+        self,
+        hand: Tensor,
+        where: Position,
+        camera: ta.PinholeCamera,
+        joints: Tensor,
+        seen: Tensor,
+        context: Tensor,
+        local: Sequence[Tensor] = (),
+    ) -> Tensor:
+        """(B, 60): a description brought to where joints are seen.
+
+        Args:
+            hand: (B, 60), as it is.
+            where: the position that it is relative to.
+            camera: of the images.
+            joints: (B, 21, 2), the image from -1 to 1.
+            seen: (B, 21, 1) bool, which of them are.
+            context: (B, C).
+            local: maps (B, R, H, W) that are read at the hand's joints.
+        """
+        _, spread, roll = where
+        for _ in range(self.corrections):
+            now = self.places(hand, where, camera)
+            distances = torch.where(seen, (joints - now) @ roll / spread[:, None], 0)
+            read = [functional.grid_sample(each, now[:, None], align_corners=False)[:, :, 0] for each in local]
+            at_joints = torch.cat(read, dim=1).transpose(1, 2) if read else now[:, :, :0]
+            slope = self.slope(hand, where, camera, joints, seen)
+            hand = hand + self.correction(hand, slope, distances, at_joints, context)
+        return hand
+
+    def predicted(self, x: Tensor, where: Position, camera: ta.PinholeCamera, maps: Tensor) -> Prediction:
+        """The hands that outputs (B, 60) describe."""
+        pose, parameters = self.described(x, where, camera)
+        vertices, posed = self.hand(pose, parameters.betas())
+        move = parameters.translation[:, None]
+        return Prediction(vertices + move, posed + move, maps, parameters)
+
+    @torch.enable_grad()
+    def slope(self, hand: Tensor, where: Position, camera: ta.PinholeCamera, joints: Tensor, seen: Tensor) -> Tensor:
+        """(B, size): gradient of the robust mean distance of the joints from where they are seen; itself a constant."""
+        wrist, spread, roll = (each.detach() for each in where)
+        leaf = hand.detach().requires_grad_()
+        now = self.places(leaf, (wrist, spread, roll), camera)
+        squared = ((joints.detach() - now) / spread[:, None]).square().sum(dim=-1)
+        robust = squared / (squared + SQUASHED[1] ** 2) * seen[..., 0]
+        (gradient,) = torch.autograd.grad(robust.mean(dim=1).sum(), leaf)
+        return gradient.detach()
+
+    def places(self, x: Tensor, where: Position, camera: ta.PinholeCamera) -> Tensor:
+        """(B, 21, 2): where in the image the joints are of the hand that outputs describe, the image from -1 to 1."""
+        pose, parameters = self.described(x, where, camera)
+        joints = self.hand.joints(pose, parameters.betas()) + parameters.translation[:, None]
+        return 2 * camera.project(joints) / self.image_size - 1
+
+    def described(self, x: Tensor, where: Position, camera: ta.PinholeCamera) -> tuple[Tensor, HandParameters]:
+        """Pose (B, 16, 3, 3) and parameters of the hand that outputs (B, 60) describe, relative to a `position`."""
+        wrist, spread, roll = where
+        angles, turn, shape, place, size = x.split(self.sizes, dim=1)
+        angles = self.resting_angles + ANGLE_STEP * angles.unflatten(1, (15, 3))
+        shape = SHAPE_STEP * shape
+        wrist = wrist + PLACE_STEP * spread * (roll @ place[..., None])[..., 0]
+        pixels = self.image_size / 2 * (1 + wrist)
+        depth = camera.focal[:, :1] * SPREAD / (self.image_size / 2 * spread * (SIZE_STEP * size).exp())
+        ray = torch.cat([(pixels - camera.principal) / camera.focal, torch.ones_like(depth)], dim=1)
+        translation = ray * depth
+        rolled = torch.eye(3, device=x.device).repeat(len(x), 1, 1)
+        rolled[:, :2, :2] = roll
+        local = rolled @ orthonormal(turn) @ self.fingers_up
+        pose = self.hand.pose_from_angles(angles, angles.new_zeros(len(angles), 3))
+        pose = torch.cat([(towards(ray) @ local)[:, None], pose[:, 1:]], dim=1)
+        return pose, HandParameters(angles, local, translation, shape)
+
+
+class HandNetwork(HandDescription):
     """Image and camera to pose, shape and place of the bundled hand; 3.4 million parameters.
 
     Maps of where things are (the mean place under a softmax: Finn et al., 2016), of which the first 21 are taught to be
@@ -128,8 +224,7 @@ class HandNetwork(nn.Module):
     """
 
     def __init__(self, image_size: int = 128, guided: bool = False, corrections: int = 5) -> None:
-        super().__init__()
-        self.image_size, self.corrections = image_size, corrections
+        super().__init__(image_size, corrections)
         self.stem = nn.Conv2d(3, 32, 5, stride=2, padding=2, bias=False)
         self.norm = nn.GroupNorm(8, 32)
         self.fine = nn.Sequential(Block(32, 48, 2), Block(48, 96, 2))
@@ -141,7 +236,6 @@ class HandNetwork(nn.Module):
         self.from_coarse = nn.Linear(128 * side * side, 384)
         self.from_places = nn.Linear(3 * MAPS, 384)
         self.hidden = nn.Linear(384, 384)
-        self.sizes = (45, 6, len(FITTED_SHAPE), 2, 1)
         self.out = nn.Linear(384, sum(self.sizes))
         # The first prediction is nearly a resting hand in the middle of the image.
         nn.init.normal_(self.out.weight, std=0.02)
@@ -152,12 +246,6 @@ class HandNetwork(nn.Module):
             nn.init.zeros_(self.from_detections.weight)
             self.local = nn.ModuleList([nn.Conv2d(48, READ, 1), nn.Conv2d(96, READ, 1)])
             self.correction = Correction(sum(self.sizes), 2 * READ, 384)
-        self.hand = HandModel()
-        rest = resting(self.hand, 1)
-        self.resting_angles: Tensor
-        self.fingers_up: Tensor
-        self.register_buffer("resting_angles", rest.angles, persistent=False)
-        self.register_buffer("fingers_up", torch.tensor(FINGERS_UP), persistent=False)
 
     def begin_with(self, state: dict[str, Tensor]) -> None:
         """Take another network's weights, whether or not it is guided too."""
@@ -204,51 +292,8 @@ class HandNetwork(nn.Module):
         where = (wrist, spread, roll)
         if self.from_detections is not None:
             local = [reading(features) for reading, features in zip(self.local, (finest, pyramid))]
-            for _ in range(self.corrections):
-                now = self.places(hand, where, camera)
-                distances = torch.where(seen, (joints - now) @ roll / spread[:, None], 0)
-                read = [functional.grid_sample(each, now[:, None], align_corners=False)[:, :, 0] for each in local]
-                slope = self.slope(hand, where, camera, joints, seen)
-                hand = hand + self.correction(hand, slope, distances, torch.cat(read, dim=1).transpose(1, 2), x)
-        pose, parameters = self.described(hand, where, camera)
-        vertices, posed = self.hand(pose, parameters.betas())
-        move = parameters.translation[:, None]
-        return Prediction(vertices + move, posed + move, maps[:, :21], parameters)
-
-    @torch.enable_grad()
-    def slope(self, hand: Tensor, where: Position, camera: ta.PinholeCamera, joints: Tensor, seen: Tensor) -> Tensor:
-        """(B, size): gradient of the robust mean distance of the joints from where they are seen; itself a constant."""
-        wrist, spread, roll = (each.detach() for each in where)
-        leaf = hand.detach().requires_grad_()
-        now = self.places(leaf, (wrist, spread, roll), camera)
-        squared = ((joints.detach() - now) / spread[:, None]).square().sum(dim=-1)
-        robust = squared / (squared + SQUASHED[1] ** 2) * seen[..., 0]
-        (gradient,) = torch.autograd.grad(robust.mean(dim=1).sum(), leaf)
-        return gradient.detach()
-
-    def places(self, x: Tensor, where: Position, camera: ta.PinholeCamera) -> Tensor:
-        """(B, 21, 2): where in the image the joints are of the hand that outputs describe, the image from -1 to 1."""
-        pose, parameters = self.described(x, where, camera)
-        joints = self.hand.joints(pose, parameters.betas()) + parameters.translation[:, None]
-        return 2 * camera.project(joints) / self.image_size - 1
-
-    def described(self, x: Tensor, where: Position, camera: ta.PinholeCamera) -> tuple[Tensor, HandParameters]:
-        """Pose (B, 16, 3, 3) and parameters of the hand that outputs (B, 60) describe, relative to a `position`."""
-        wrist, spread, roll = where
-        angles, turn, shape, place, size = x.split(self.sizes, dim=1)
-        angles = self.resting_angles + ANGLE_STEP * angles.unflatten(1, (15, 3))
-        shape = SHAPE_STEP * shape
-        wrist = wrist + PLACE_STEP * spread * (roll @ place[..., None])[..., 0]
-        pixels = self.image_size / 2 * (1 + wrist)
-        depth = camera.focal[:, :1] * SPREAD / (self.image_size / 2 * spread * (SIZE_STEP * size).exp())
-        ray = torch.cat([(pixels - camera.principal) / camera.focal, torch.ones_like(depth)], dim=1)
-        translation = ray * depth
-        rolled = torch.eye(3, device=x.device).repeat(len(x), 1, 1)
-        rolled[:, :2, :2] = roll
-        local = rolled @ orthonormal(turn) @ self.fingers_up
-        pose = self.hand.pose_from_angles(angles, angles.new_zeros(len(angles), 3))
-        pose = torch.cat([(towards(ray) @ local)[:, None], pose[:, 1:]], dim=1)
-        return pose, HandParameters(angles, local, translation, shape)
+            hand = self.corrected(hand, where, camera, joints, seen, x, local)
+        return self.predicted(hand, where, camera, maps[:, :21])
 
 
 def position(joints: Tensor) -> Position:

@@ -18,7 +18,11 @@ def mean_of(values: Tensor, weights: Tensor) -> Tensor:
 
 
 def paired_difference(
-    mine: tuple[Tensor, Tensor], base: tuple[Tensor, Tensor], relative: bool, block: int = 1, draws: int = 2000
+    mine: tuple[Tensor, Tensor],
+    base: tuple[Tensor, Tensor],
+    relative: bool,
+    block: int | Tensor = 1,
+    draws: int = 2000,
 ) -> tuple[float, float, float]:
     """The difference of two arms, and its 95 % interval from a bootstrap over seeds and images, both drawn together.
 
@@ -27,13 +31,15 @@ def paired_difference(
         base: the same of the baseline: same seeds, same images.
         relative: a share of the baseline instead of a difference.
         block: images that follow each other are drawn in blocks of so many: frames of a video are no independent draws.
+            Or (N,) int64: images of one number, as of one person, are drawn together.
         draws: of the bootstrap.
     """
     seeds, images = mine[0].shape
     generator = torch.Generator().manual_seed(0)
-    starts = torch.arange(0, images, block)
+    member = torch.arange(images) // block if isinstance(block, int) else block.unique(return_inverse=True)[1]
+    blocks = int(member.max()) + 1
     which_seeds = torch.randint(0, seeds, (draws, seeds), generator=generator)
-    which_blocks = torch.randint(0, len(starts), (draws, len(starts)), generator=generator)
+    which_blocks = torch.randint(0, blocks, (draws, blocks), generator=generator)
 
     def difference(pick: Tensor | None) -> Tensor:
         def mean(values: Tensor, weights: Tensor) -> Tensor:
@@ -44,8 +50,8 @@ def paired_difference(
 
     # How often each seed and each image was drawn is all that a weighted mean needs.
     seed_counts = torch.zeros(draws, seeds).scatter_add_(1, which_seeds, torch.ones(draws, seeds))
-    block_counts = torch.zeros(draws, len(starts)).scatter_add_(1, which_blocks, torch.ones(draws, len(starts)))
-    counts = block_counts.repeat_interleave(block, dim=1)[:, :images]
+    block_counts = torch.zeros(draws, blocks).scatter_add_(1, which_blocks, torch.ones(draws, blocks))
+    counts = block_counts[:, member]
     middle = difference(None).item()
     drawn = torch.cat([difference(s[:, :, None] * c[:, None]) for s, c in zip(seed_counts.split(50), counts.split(50))])
     return middle, drawn.quantile(0.025).item(), drawn.quantile(0.975).item()

@@ -1,0 +1,207 @@
+"""Runs of image-only networks that are made once and kept, and their checkpoints."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import texalign as ta
+from image_only.backbone import Backbone
+from image_only.evaluate import errors, mean_offset, seen_joints
+from image_only.examples import (
+    KINDS,
+    NEIGHBOURS,
+    TEST,
+    TRAIN,
+    Examples,
+    Views,
+    read_folder,
+    read_split,
+    trained_on,
+    tuning_parts,
+    views_of,
+    weak_labels,
+)
+from image_only.mesh_head import MeshHead, train_head
+from image_only.network import ImageOnly
+from image_only.train import ADDED, FREE, START, Run, Trainer
+from recording import digest, environment
+from texalign._internal import write_whole
+from training.train import words_of
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """Photographs, and what the frozen stem sees of them."""
+
+    examples: Examples
+    views: Views
+
+    def select(self, rows: Tensor) -> Seen:
+        """Some of them."""
+        return Seen(self.examples.select(rows), self.views.photographs(rows))
+
+
+class ImageOnlyExperiment:
+    """Arms on photographs of many people.
+
+    Args:
+        backbone: untrained.
+        people: folder of `sld` and `hgr`.
+        video: folder of the frames, or None.
+        keep: folder of unfinished things and checkpoints.
+        tuning: trains and tests on training people only.
+    """
+
+    def __init__(self, backbone: Backbone, people: Path, video: Path | None, keep: Path, tuning: bool = False) -> None:
+        self.backbone, self.people, self.video, self.keep = backbone.eval(), people, video, keep
+        self.splits, self.tuning = (TRAIN, TEST), tuning
+        self._trainers: dict[bool, Trainer] = {}
+        self.folder = keep / ("tuning" if tuning else "runs")
+
+    @cached_property
+    def start(self) -> ImageOnly:
+        """The untrained tail, and the head trained on posed hands, made once."""
+        return ImageOnly(self.backbone.tail, start_head(self.keep))
+
+    @cached_property
+    def train(self) -> Seen:
+        """Photographs to train on, in groups."""
+        seen = self._parts[0] if self.tuning else self._of_training_people
+        return seen.select(trained_on(seen.examples))
+
+    @cached_property
+    def test(self) -> Seen:
+        """Photographs of other people, and other frames."""
+        return self._parts[1] if self.tuning else self._read(1, 1)
+
+    @cached_property
+    def free(self) -> Seen:
+        """The test photographs, in groups, as `FREE` trains on them."""
+        return self._read(1, NEIGHBOURS)
+
+    def _read(self, which: int, neighbours: int) -> Seen:
+        examples = read_split(self.splits[which], self.people, self.video, self.keep / "fits", neighbours)
+        return Seen(examples, views_of(self.backbone, examples, self.keep))
+
+    @cached_property
+    def _of_training_people(self) -> Seen:
+        return self._read(0, NEIGHBOURS)
+
+    @cached_property
+    def _parts(self) -> list[Seen]:
+        whole = self._of_training_people
+        return [whole.select(rows) for rows in tuning_parts(whole.examples)]
+
+    def file(self, run: Run, suffix: str) -> Path:
+        """Of a run."""
+        mine = digest(json.dumps(asdict(run.settings)).encode())[:8]
+        return self.folder / f"{words_of(run.arm)} seed {run.seed} {mine}.{suffix}"
+
+    def result(self, run: Run) -> dict[str, Any]:
+        """Train, measure and keep; or what was kept."""
+        file = self.file(run, "json")
+        if not file.exists():
+            network, seconds, weight = self.trained(run)
+            offset = self.offset(network)
+            found = errors(network, self.test.examples, self.test.views, offset)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            state = {"network": network.state_dict(), "offset": offset, "run": asdict(run)}
+            write_whole(self.file(run, "pt"), partial(torch.save, state))
+            content = {"run": asdict(run), "seconds": seconds, "weight": weight, "environment": environment()}
+            content["errors"] = {name: values.tolist() for name, values in found.items()}
+            write_whole(file, lambda path: path.write_text(json.dumps(content)))
+        return dict(json.loads(file.read_text()))
+
+    def trainer(self, free: bool) -> Trainer:
+        """Of the training photographs, or of the test photographs without labels; made once."""
+        if free not in self._trainers:
+            seen = self.free if free else self.train
+            self._trainers[free] = Trainer(self.start, seen.examples, seen.views, prior(), self.offset(self.start))
+        return self._trainers[free]
+
+    def trained(self, run: Run) -> tuple[ImageOnly, float, float]:
+        """A network, CPU seconds, and the weight of the arm's term."""
+        if run.arm == START:
+            return self.start, 0.0, 0.0
+        trainer = self.trainer(run.arm == FREE)
+        weight = self.weight(run)
+        joints = seen_joints(self.start, trainer.examples, trainer.views)
+        weak = weak_labels(trainer.clean, run.seed)
+        network, seconds = trainer.train(run, weak, joints, weight, partial(print, flush=True))
+        return network, seconds, weight
+
+    def weight(self, run: Run) -> float:
+        """Of an arm's term, always measured beside weak labels on all training photographs."""
+        if run.arm not in ADDED:
+            return 0.0
+        trainer = self.trainer(False)
+        return trainer.weight_of(run, weak_labels(trainer.clean, run.seed))
+
+    def network(self, run: Run) -> ImageOnly:
+        """As trained, from its checkpoint."""
+        self.result(run)
+        network = copy.deepcopy(self.start)
+        network.load_state_dict(torch.load(self.file(run, "pt"), weights_only=True)["network"])
+        return network
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Photographs of each kind that are trained and tested on."""
+        return {
+            name: {kind: int((seen.examples.kind == number).sum()) for number, kind in enumerate(KINDS)}
+            for name, seen in (("train", self.train), ("test", self.test))
+        }
+
+    def offset(self, network: ImageOnly) -> Tensor:
+        """See `mean_offset`, of every third training photograph."""
+        some = self.train.select(torch.arange(0, len(self.train.examples), 3))
+        return mean_offset(seen_joints(network, some.examples, some.views), some.examples.detections)
+
+
+def evaluated(
+    backbone: Backbone, checkpoint: Path, folder: Path, keep: Path, padded: bool, shift: tuple[float, float]
+) -> dict[str, Any]:
+    """Means over all photographs of a folder; what the folder does not tell is left out.
+
+    Args:
+        backbone: untrained.
+        checkpoint: a file that `ImageOnlyExperiment.result` kept.
+        folder: see `read_folder`, as are `padded` and `shift`.
+        keep: folder of unfinished things.
+        padded: of `read_folder`.
+        shift: of `read_folder`.
+    """
+    state = torch.load(checkpoint, weights_only=True)
+    examples = read_folder(folder, keep / "fits", padded, shift)
+    views = views_of(backbone.eval(), examples, None, views=1)
+    network = ImageOnly(backbone.tail, MeshHead())
+    network.load_state_dict(state["network"])
+    found = errors(network, examples, views, state["offset"])
+    means = {name: values.nanmean().item() for name, values in found.items() if values.isfinite().any()}
+    return {"photographs": len(examples), "people": len(examples.person.unique())} | means
+
+
+def start_head(keep: Path) -> MeshHead:
+    """A head trained on posed hands, or the one that was kept."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        head = MeshHead()
+    file = keep / "head.pt"
+    if not file.exists():
+        train_head(head)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, partial(torch.save, head.state_dict()))
+    head.load_state_dict(torch.load(file, weights_only=True))
+    return head
+
+
+def prior() -> ta.UVTextureEncoder:
+    """The bundled one."""
+    return ta.UVTextureEncoder.from_pretrained(None, ta.HandSurface.mano())
