@@ -19,7 +19,7 @@ def balanced_weight(
     gradient (skipped hands) are left out. The graph is kept for the step's own ``backward()``; nothing is computed
     forward again.
 
-    Take the median over the first 20 batches or so, then keep it fixed: a weight that follows the losses changes what is
+    Take the median over the first 20 batches, then keep it fixed: a weight that follows the losses changes what is
     minimised.
 
     Args:
