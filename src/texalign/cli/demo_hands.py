@@ -41,10 +41,15 @@ def synthetic_hands(count: int, image_size: int, seed: int) -> tuple[Photographs
     parts: list[tuple[Tensor, ...]] = []
     while sum(len(part[0]) for part in parts) < count:
         batch = synthetic.generate(_CHUNK, image_size, generator, left_share=0.0)
-        mask = renderer(batch.vertices, batch.camera, batch.image.new_ones(1, 3, 1, 1)).coverage
-        good = _well_seen(batch, mask) & _looks_like_skin(batch.image, batch.mask)
-        found = (batch.image, mask, batch.vertices, batch.joints, batch.camera.focal, batch.camera.principal)
-        parts.append(tuple(tensor[good] for tensor in (*found, batch.pose, batch.betas, batch.translation)))
+        camera, posed = batch.camera, (batch.pose, batch.betas, batch.translation)
+        found = (batch.image, batch.mask, batch.vertices, batch.joints, camera.focal, camera.principal, *posed)
+        good = _well_placed(batch) & _looks_like_skin(batch.image, batch.mask)
+        image, seen, vertices, *others = (tensor[good] for tensor in found)
+        if not len(image):
+            continue
+        mask = renderer(vertices, camera[good.nonzero()[:, 0]], image.new_ones(1, 3, 1, 1)).coverage
+        bare = seen.sum(dim=(1, 2, 3)) >= VISIBLE * mask.sum(dim=(1, 2, 3)).clamp(min=1)
+        parts.append(tuple(tensor[bare] for tensor in (image, mask, vertices, *others)))
     image, mask, vertices, joints, focal, principal, pose, betas, translation = (
         torch.cat(tensors)[:count] for tensors in zip(*parts)
     )
@@ -56,13 +61,12 @@ def synthetic_hands(count: int, image_size: int, seed: int) -> tuple[Photographs
     return hands, model, disturbed(parameters_of_pose(model, pose, translation), generator)
 
 
-def _well_seen(batch: SyntheticBatch, mask: Tensor) -> Tensor:
-    """(B,) bool: near, large, whole in the image and hardly hidden."""
+def _well_placed(batch: SyntheticBatch) -> Tensor:
+    """(B,) bool: near, large, and whole in the image."""
     pixels = batch.camera.project(batch.vertices) / batch.image.shape[-1]
     low, high = pixels.amin(dim=1), pixels.amax(dim=1)
     framed = (low > MARGIN).all(dim=1) & (high < 1 - MARGIN).all(dim=1) & ((high - low).amax(dim=1) > FILL)
-    in_sight = batch.mask.sum(dim=(1, 2, 3)) / mask.sum(dim=(1, 2, 3)).clamp(min=1)
-    return framed & (in_sight >= VISIBLE) & (batch.translation[:, 2] < FARTHEST)
+    return framed & (batch.translation[:, 2] < FARTHEST)
 
 
 def _looks_like_skin(image: Tensor, mask: Tensor) -> Tensor:
