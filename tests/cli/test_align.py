@@ -250,6 +250,11 @@ def test_a_hand_at_an_absurd_distance_is_told(rough, folder, tmp_path, capsys):
         ({"is_right": np.array([0, 0])}, "hand 0 of .* as a left hand, got vertices of a right hand: mirror x"),
         ({"cam_t": np.array([[0, 0, -1.0]] * 2)}, "hands 0.05 to 100 m before the camera"),
         ({"cam_t": np.array([[0, 0, 2670.0]] * 2), "focal": 5e5}, "hands 0.05 to 100 m before .* got 2669"),
+        ({"cam_t": np.array([[0, 0, 0.5]] * 2).T}, r"expected cam_t \(2, 3\) and one or 2 focal"),
+        ({"focal": np.array([100.0, 100.0, 200.0, 900.0])}, "expected one focal length for x and y"),
+        ({"focal": np.inf}, "expected finite numbers as focal in .* got 1 others"),
+        ({"is_right": np.array(["right", "right"])}, "expected finite numbers as is_right in .* got dtype <U5"),
+        ({"vertices": np.full((2, 778, 3), np.nan)}, "expected finite numbers as vertices in .* got 4668 others"),
         ({"cam_t": np.array([[5, 0, 0.5]] * 2)}, "hand 0 of .* in the photograph, got 0% of its joints there"),
     ],
 )
@@ -260,6 +265,17 @@ def test_predictions_that_do_not_fit_are_told(tmp_path, change, said):
     np.savez(tmp_path / "hands.npz", **{name: array for name, array in arrays.items() if array is not None})
     with pytest.raises(ValueError, match=said):
         read_predictions(tmp_path / "hands.npz", (80, 100))
+
+
+def test_a_file_that_is_no_archive_is_told(tmp_path):
+    np.save(tmp_path / "alone.npy", np.zeros(3))
+    np.savez_compressed(tmp_path / "whole.npz", vertices=np.random.default_rng(0).normal(size=(1, 778, 3)))
+    content = bytearray((tmp_path / "whole.npz").read_bytes())
+    content[500] ^= 255
+    (tmp_path / "damaged.npz").write_bytes(content)
+    for name in ("alone.npy", "damaged.npz"):
+        with pytest.raises(ValueError, match="align: expected an archive of plain arrays in"):
+            read_predictions(tmp_path / name, (80, 100))
 
 
 # ---- what cannot be done

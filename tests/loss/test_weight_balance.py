@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -78,7 +80,9 @@ def test_the_loss_itself_with_a_skipped_sample(surface, photographs):
 def test_what_cannot_be_balanced_is_refused():
     at = features(4, 3)
     wrong = [
-        ((at.sum(), at.sum(), at, 0.0), "ratio > 0, got 0.0"),
+        ((at.sum(), at.sum(), at, 0.0), "a finite ratio > 0, got 0.0"),
+        ((at.sum(), at.sum(), at, math.inf), "a finite ratio > 0, got inf"),
+        ((at.sum(), at.sum(), features(4)), r"at of one batch size \(B, …\), got \[\(4,\)\]"),
         ((at.sum(), at.sum(), ()), "at least one tensor in at"),
         ((at.sum(), at.sum(), (at, features(5, 3))), r"at of one batch size \(B, …\), got \[\(4, 3\), \(5, 3\)\]"),
         ((at.sum().detach(), at.sum(), at), "texture_loss with a gradient"),

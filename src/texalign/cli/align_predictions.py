@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ _NAMES = {
 }
 # In place of vertices.
 _MANO = ("global_orient", "hand_pose", "betas")
+# What numpy raises for files that are no archive, damaged, or of no arrays.
+_UNREADABLE = (ValueError, TypeError, AttributeError, EOFError, OSError, MemoryError, zipfile.BadZipFile, zlib.error)
 # How far the product of a rotation matrix and its transpose may lie from 1: bfloat16 rounds by 0.004.
 _ROUNDED = 0.05
 
@@ -69,8 +72,13 @@ def read_predictions(path: Path, size: tuple[int, int], layer: Any = None) -> li
     try:
         with np.load(path) as file:
             arrays = {name: file[alias] for name, some in names.items() for alias in some[::-1] if alias in file.files}
-    except (ValueError, EOFError, OSError, AttributeError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise ValueError(f"{WHO}: expected an archive of plain arrays in {path}, got {error}") from error
+    for name, values in arrays.items():
+        numbers = values.dtype.kind in "biuf"
+        expect(
+            numbers and np.isfinite(values).all(), WHO, f"finite numbers as {name} in {path}", _told(values, numbers)
+        )
     posed = "vertices" not in arrays and all(name in arrays for name in _MANO)
     missing = [name for name in _NAMES if name not in arrays and not (posed and name == "vertices")]
     wanted = f"vertices, or {', '.join(_MANO)}; cam_t, focal and is_right in {path}"
@@ -79,12 +87,15 @@ def read_predictions(path: Path, size: tuple[int, int], layer: Any = None) -> li
     expect(count > 0, WHO, f"a hand in {path}", "none")
     vertices = _posed(arrays, count, path, layer) if posed else arrays["vertices"]
     wanted = f"vertices ({count}, 778, 3), as many as is_right, in {path}"
-    expect(vertices.size == count * 778 * 3 and vertices.shape[-2:] == (778, 3), WHO, wanted, vertices.shape)
+    expect(_is_of(vertices, count, 778 * 3) and vertices.shape[-2:] == (778, 3), WHO, wanted, vertices.shape)
     vertices = vertices.reshape(count, 778, 3)
     focal, wanted = arrays["focal"].astype(np.float64).ravel(), f"cam_t ({count}, 3) and one or {count} focal in {path}"
-    fits = arrays["cam_t"].size == 3 * count and focal.size in (1, 2, count, 2 * count)
+    fits = _is_of(arrays["cam_t"], count, 3) and focal.size in (1, 2, count, 2 * count)
     expect(fits, WHO, wanted, f"{arrays['cam_t'].shape} and {arrays['focal'].shape}")
     if focal.size != count:  # one for all, or of x and y
+        if focal.size % 2 == 0:
+            alike = np.isclose(focal[::2], focal[1::2], rtol=0.01).all()
+            expect(alike, WHO, f"one focal length for x and y in {path}", focal.tolist())
         focal = focal[::2] if focal.size == 2 * count else np.full(count, focal[0])
     placed = torch.from_numpy(vertices.astype(np.float32) + arrays["cam_t"].reshape(-1, 1, 3).astype(np.float32))
     depth = placed[..., 2]
@@ -114,7 +125,7 @@ def _posed(arrays: dict[str, np.ndarray], count: int, path: Path, layer: Any) ->
     """Vertices (N, 778, 3) of MANO's parameters, mirrored for left hands, as HaMeR's demo mirrors them."""
     expect(layer is not None, WHO, f"--mano MANO_RIGHT.pkl, to pose the MANO parameters in {path}", "none")
     betas, wanted = _floats(arrays["betas"]), f"betas ({count}, {layer.num_betas}) in {path}"
-    expect(betas.numel() == count * layer.num_betas, WHO, wanted, tuple(betas.shape))
+    expect(_is_of(arrays["betas"], count, int(layer.num_betas)), WHO, wanted, tuple(betas.shape))
     betas = betas.reshape(count, -1)
     orient = _axis_angles(arrays["global_orient"], count, 1, f"global_orient in {path}")
     pose = _axis_angles(arrays["hand_pose"], count, 15, f"hand_pose in {path}")
@@ -129,8 +140,9 @@ def _axis_angles(values: np.ndarray, count: int, joints: int, name: str) -> Tens
     """(N, 3 · joints), of as many axis-angles or rotation matrices."""
     numbers = _floats(values)
     wanted = f"axis-angles ({count}, {3 * joints}) or rotation matrices ({count}, {joints}, 3, 3) as {name}"
-    matrices = values.shape[-2:] == (3, 3) and numbers.numel() == 9 * joints * count
-    expect(matrices or numbers.numel() == 3 * joints * count, WHO, wanted, values.shape)
+    matrices = values.shape[-2:] == (3, 3) and _is_of(values, count, 9 * joints)
+    vectors = values.shape[-1:] in ((3,), (3 * joints,)) and _is_of(values, count, 3 * joints)
+    expect(matrices or vectors, WHO, wanted, values.shape)
     if not matrices:
         return numbers.reshape(count, 3 * joints)
     numbers = numbers.reshape(count, joints, 3, 3)
@@ -138,6 +150,15 @@ def _axis_angles(values: np.ndarray, count: int, joints: int, name: str) -> Tens
     rotations = bool((off < _ROUNDED).all()) and bool((torch.linalg.det(numbers) > 0).all())
     expect(rotations, WHO, f"rotation matrices as {name}", "others")
     return rotation_vectors(numbers).flatten(1)
+
+
+def _is_of(values: np.ndarray, count: int, numbers: int) -> bool:
+    """Whether it holds so many numbers for each hand, hands along the first axis; a single one may go without."""
+    return values.size == count * numbers and (count == 1 or values.shape[0] == count)
+
+
+def _told(values: np.ndarray, numbers: bool) -> str:
+    return f"{int((~np.isfinite(values)).sum())} others" if numbers else f"dtype {values.dtype}"
 
 
 def _floats(values: np.ndarray) -> Tensor:

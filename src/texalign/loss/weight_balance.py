@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -42,10 +43,12 @@ def balanced_weight(
         tensor(2.)
     """
     tensors = (at,) if isinstance(at, Tensor) else tuple(at)
-    expect(ratio > 0, WHO, "ratio > 0", ratio)
+    expect(0 < ratio < math.inf, WHO, "a finite ratio > 0", ratio)
     expect(len(tensors) > 0, WHO, "at least one tensor in at", "none")
     shapes = [tuple(tensor.shape) for tensor in tensors]
-    expect(all(shape and shape[0] == shapes[0][0] for shape in shapes), WHO, "at of one batch size (B, …)", shapes)
+    expect(
+        all(len(shape) > 1 and shape[0] == shapes[0][0] for shape in shapes), WHO, "at of one batch size (B, …)", shapes
+    )
     texture = _strength(texture_loss, tensors, "texture_loss")
     others = _strength(other_losses, tensors, "other_losses")
     counted = torch.isfinite(texture) & torch.isfinite(others) & (texture > 0)
