@@ -278,6 +278,16 @@ def test_a_file_that_is_no_archive_is_told(tmp_path):
             read_predictions(tmp_path / name, (80, 100))
 
 
+def test_an_input_is_not_replaced(tmp_path, capsys):
+    for name in ("x.png", "x-1.png"):
+        Image.new("RGB", (64, 64)).save(tmp_path / name)
+    before = (tmp_path / "x-1.png").read_bytes()
+    photographs = [str(tmp_path / name) for name in ("x.png", "x-1.png")]
+    assert main(["align", *photographs, "--output", str(tmp_path)]) != 0
+    assert "expected an output folder in which x-1.png would not be replaced" in capsys.readouterr().err
+    assert (tmp_path / "x-1.png").read_bytes() == before
+
+
 # ---- what cannot be done
 
 

@@ -104,6 +104,11 @@ def run(
     for name, files in (("--keypoints", keypoints), ("--mask", masks), ("--predictions", predictions)):
         wanted = f"{name} once for each of {len(photographs)} photographs, in their order, or never"
         expect(len(files) in (0, len(photographs)), WHO, wanted, len(files))
+    names = _names(photographs)
+    written = re.compile(f"({'|'.join(re.escape(name) for name in names)})-\\d+(-sheet)?\\.png")
+    for path in (*photographs, *masks):
+        lost = path.resolve().parent == output.resolve() and written.fullmatch(path.name)
+        expect(not lost, WHO, f"an output folder in which {path.name} would not be replaced", output)
     output.mkdir(parents=True, exist_ok=True)
     with TemporaryFile(dir=output):
         pass  # it can be written to
@@ -112,7 +117,6 @@ def run(
         check_detector(model)
     layer = None if mano is None else mano_layer(mano)
     loss = DenseTextureAlignmentLoss.from_pretrained(image_size=plan.image_size, reduction="none")
-    names = _names(photographs)
     rows: list[Row] = []
     waiting: list[tuple[str, Photo]] = []
     with tqdm(total=len(photographs) * plan.steps, desc="texalign align", unit="step") as bar:
