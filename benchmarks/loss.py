@@ -86,25 +86,26 @@ def watched(wrap: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> It
         yield
 
 
+def median_milliseconds(function: Callable[[], Any], repeats: int) -> float:
+    """CPU time of a call."""
+    times = []
+    for _ in range(repeats):
+        start = time.process_time()
+        function()
+        times.append(time.process_time() - start)
+    return 1000 * median(times)
+
+
 def bandwidth() -> float:
     """Bytes a millisecond that a copy between two buffers of 2 MiB reads and writes."""
     source, target = torch.ones(2, 2**19).unbind()
-    times = []
-    for _ in range(200):
-        start = time.process_time()
-        target.copy_(source)
-        times.append(time.process_time() - start)
-    return 2 * source.nbytes / (1000 * median(times))
+    return 2 * source.nbytes / median_milliseconds(lambda: target.copy_(source), 200)
 
 
 def arithmetic() -> float:
     """Operations a millisecond of a product of two matrices of 1,024²."""
-    matrix, times = torch.ones(1024, 1024), []
-    for _ in range(20):
-        start = time.process_time()
-        matrix @ matrix
-        times.append(time.process_time() - start)
-    return 2 * 1024**3 / (1000 * median(times))
+    matrix = torch.ones(1024, 1024)
+    return 2 * 1024**3 / median_milliseconds(lambda: matrix @ matrix, 20)
 
 
 def measure(count: int, size: int, tokens: int, repeats: int) -> dict[str, Any]:

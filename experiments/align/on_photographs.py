@@ -24,7 +24,7 @@ import texalign as ta
 from fits.across_people import EACH, FRAMES, HGR, SLD
 from fits.comparison import comparison
 from fits.people import SLD_SHIFT, People, read_frames, read_people
-from fits.people_fits import CHUNK, WORSE, Errors, hand_errors, labels_of, start_of
+from fits.people_fits import CHUNK, Errors, hand_errors, labels_of, start_of, worse_share
 from recording import environment, table, write_json
 from texalign.hand import Hand, HandModel, HandParameters, ManoParameters, mano_hand, refine_mano
 from texalign.mano import write_mano
@@ -78,9 +78,9 @@ def main() -> None:
         for labels, seed in LABELS.items():
             found = measured(layer, people, start_of(people, labels_of(people, seed)), loss)
             rows = comparison(found, BEFORE, people.person)
-            lost = torch.tensor(found[AFTER]["IoU"]) < torch.tensor(found[BEFORE]["IoU"]) - WORSE
-            rows[-1]["worse in IoU"] = lost.float().mean().item()
-            rows[0]["worse in IoU"] = 0.0
+            before = torch.tensor(found[BEFORE]["IoU"])
+            for row in rows:
+                row["worse in IoU"] = worse_share(torch.tensor(found[row["variant"]]["IoU"]), before)
             tables[f"{name}, {labels}"] = rows
             print(f"\n{name}, {labels}, {len(people)} photographs\n{table(rows)}", flush=True)
     write_json(options.output, {"environment": environment(), "tables": tables})

@@ -135,10 +135,14 @@ def arm_table(results: dict[str, Errors], weights: dict[str, float], people: Peo
     rows = comparison(results, BASE, people.person)
     base = torch.tensor(results[BASE]["IoU"])
     for row in rows:
-        worse = torch.tensor(results[row["variant"]]["IoU"]) < base - WORSE
         row["weight"] = weights.get(row["variant"], 0.0)
-        row["worse in IoU"] = worse.float().mean().item()
+        row["worse in IoU"] = worse_share(torch.tensor(results[row["variant"]]["IoU"]), base)
     return rows
+
+
+def worse_share(iou: Tensor, base: Tensor) -> float:
+    """The share of photographs whose IoU is lower than the base's by more than a fit's noise."""
+    return (iou < base - WORSE).float().mean().item()
 
 
 def skin_table(results: dict[str, Errors], arm: str, people: People) -> list[dict[str, Any]]:
@@ -147,7 +151,6 @@ def skin_table(results: dict[str, Errors], arm: str, people: People) -> list[dic
     mine, base = (torch.tensor(results[name]["IoU"]) for name in (arm, BASE))
     rows = []
     for name, index in zip(("light", "middle", "dark"), light.argsort(descending=True).tensor_split(3)):
-        worse = mine[index] < base[index] - WORSE
         rows.append(
             {
                 "skin": name,
@@ -156,7 +159,7 @@ def skin_table(results: dict[str, Errors], arm: str, people: People) -> list[dic
                 "people": len(people.person[index].unique()),
                 "IoU": base[index].mean().item(),
                 "IoU change": change("IoU", mine[index], base[index], people.person[index]),
-                "worse in IoU": worse.float().mean().item(),
+                "worse in IoU": worse_share(mine[index], base[index]),
             }
         )
     return rows
