@@ -1,6 +1,6 @@
 """The picture of docs/benchmarks.md, from benchmarks/results/loss.json. Needs matplotlib and pillow.
 
-python tools/pictures/growth_picture.py                   # docs/images/loss_growth.png
+python tools/pictures/growth_picture.py                   # docs/images/growth.png
 python tools/pictures/growth_picture.py --output FOLDER
 """
 
@@ -53,4 +53,4 @@ def growth() -> Any:
 
 
 if __name__ == "__main__":
-    write_figures(__doc__, {"loss_growth": growth})
+    write_figures(__doc__, {"growth": growth})
