@@ -34,6 +34,18 @@ def test_mano_topology(surface):
     assert boundary == 16
 
 
+def test_every_bundled_surface_is_its_own(surface):
+    other = ta.HandSurface.mano()
+    before = other.texel_map(16)
+    other.faces.zero_()
+    other.to("meta")
+    again = ta.HandSurface.mano()
+    assert torch.equal(again.faces, surface.faces) and again.faces.device == surface.faces.device
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(again.texel_map(16), before))
+    with torch.inference_mode():
+        assert not ta.HandSurface.mano().uv.is_inference()
+
+
 def test_twins_are_the_same_edge_in_the_neighbour(surface):
     faces, twins = surface.faces.tolist(), surface.twins.reshape(-1).tolist()
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -114,8 +116,7 @@ class HandSurface(nn.Module):
             >>> surface.vertex_count, surface.faces.shape, surface.uv.shape
             (778, torch.Size([1538, 3]), torch.Size([905, 2]))
         """
-        hand = hand_asset()
-        return cls(hand["faces"], hand["uv"], hand["uv_faces"], vertex_count=len(hand["vertices"]))
+        return _bundled(cls)._copied()
 
     @classmethod
     def from_obj(cls, path: str | Path, is_right: bool | None = None) -> HandSurface:
@@ -257,6 +258,13 @@ class HandSurface(nn.Module):
         redirect = self.texel_map(texture.shape[-1]).redirect
         return texture.flatten(2).index_select(2, redirect).reshape(texture.shape)
 
+    @computes_constants
+    def _copied(self) -> HandSurface:
+        """A surface of its own, so that moving one moves no other; they share texel maps, which depend on the atlas."""
+        made = copy.deepcopy(self)
+        made._texel_maps = self._texel_maps
+        return made
+
     def _apply(self, fn: Any, recurse: bool = True) -> HandSurface:
         # A host network's .half() or .double() moves the atlas but must not round it.
         uv = self.uv
@@ -289,6 +297,13 @@ def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
     for corner in range(3):
         summed = summed.index_add(1, faces[:, corner], normals)
     return functional.normalize(summed, dim=-1)
+
+
+@cache
+def _bundled(kind: type[HandSurface]) -> HandSurface:
+    """Made once: looking for twins and loops takes a while."""
+    hand = hand_asset()
+    return kind(hand["faces"], hand["uv"], hand["uv_faces"], vertex_count=len(hand["vertices"]))
 
 
 def _as_array(values: Any) -> np.ndarray:
