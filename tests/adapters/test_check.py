@@ -296,6 +296,7 @@ def test_changes_nothing_it_is_given():
     [
         (lambda i: i._replace(vertices=i.vertices[0]), r"expected vertices \(B, V, 3\)"),
         (lambda i: i._replace(image=i.image.permute(0, 2, 3, 1)), r"channels last"),
+        (lambda i: i._replace(image=i.image[..., :0]), r"expected image \(2, 3, H, W\), got \(2, 3, 128, 0\)"),
         (lambda i: i._replace(mask=torch.ones(2, SIZE, SIZE)), r"expected mask \(2, 1, 128, 128\)"),
     ],
 )

@@ -232,9 +232,18 @@ def test_the_command_asks_for_the_mano_file_that_predicted_parameters_need(folde
     assert "expected --mano MANO_RIGHT.pkl" in capsys.readouterr().err
 
 
+def test_hands_of_one_photograph_have_one_focal_length(folder, tmp_path, capsys):
+    marks = json.loads((folder / "keypoints.json").read_text())
+    marks[1]["focal"] *= 2
+    (tmp_path / "two.json").write_text(json.dumps(marks))
+    options = ["--keypoints", str(tmp_path / "two.json"), "--fast", "--output", str(tmp_path / "out")]
+    assert main(["align", str(folder / "two hands.png"), *options]) == 1
+    assert re.search(r"expected one focal in .*two\.json, the photograph's, got 2", capsys.readouterr().err)
+
+
 def test_a_hand_at_an_absurd_distance_is_told(rough, folder, tmp_path, capsys):
     marks = json.loads((folder / "keypoints.json").read_text())[:1]
-    (tmp_path / "far.json").write_text(json.dumps([{**marks[0], "focal": 1e6}]))
+    (tmp_path / "far.json").write_text(json.dumps([{**marks[0], "focal": 9e4}]))
     options = ["--keypoints", str(tmp_path / "far.json"), "--fast", "--output", str(tmp_path / "out")]
     assert main(["align", str(folder / "two hands.png"), *options]) == 0
     assert re.search(r"two_hands-1: a hand [\de+.]+ m away. Is the focal length in pixels", capsys.readouterr().err)
@@ -375,6 +384,11 @@ def test_a_folder_that_cannot_be_written_is_told_before_any_work(folder, monkeyp
     (tmp_path / "taken").write_text("mine")
     options = ["--keypoints", str(folder / "keypoints.json"), "--fast", "--output"]
     assert main(["align", str(folder / "two hands.png"), *options, str(tmp_path / "taken")]) == 2
+
+    (tmp_path / "two_hands-1.glb").mkdir()
+    assert main(["align", str(folder / "two hands.png"), *options, str(tmp_path)]) == 2
+    assert "expected no folders where files are written, got" in capsys.readouterr().err
+    (tmp_path / "two_hands-1.glb").rmdir()
 
     def refuse(**options):
         raise PermissionError(13, "Permission denied", str(tmp_path))

@@ -52,6 +52,7 @@ def test_samples_without_a_texture_gradient_are_left_out():
     weight = ta.balanced_weight((size * at.sum(dim=1)).sum(), (torch.arange(5) * at.sum(dim=1)).sum(), at, 1.0)
     torch.testing.assert_close(weight, torch.tensor(1.0))  # the median of 1, 2, 4 over 2
     assert ta.balanced_weight(0 * at.sum(), at.sum(), at) == 0
+    assert ta.balanced_weight(at.sum(), math.nan * at.sum(), at) == 0
 
 
 def test_a_tensor_that_only_one_term_depends_on_still_counts():

@@ -127,8 +127,9 @@ FORMS = r"21 points \[x, y\] or \[x, y, confidence\]"
     ({"keypoints": ROWS, "is_right": 2}, r"1 or 0 as is_right, got int 2"),
     ({"keypoints": ROWS, "is_right": [True]}, r"1 or 0 as is_right, got a list of 1"),
     ({"keypoints": ROWS, "is_right": False, "hand": "right"}, "expected hand and is_right to agree, got two sides"),
-    *(({"keypoints": ROWS, "focal": focal}, rf"expected focal in pixels, above 10, got {told}") for focal, told in (
+    *(({"keypoints": ROWS, "focal": focal}, rf"expected focal in pixels, 10 to 100000, got {told}") for focal, told in (
         (0, "int 0"), (-90, "int -90"), (1.2, r"float 1\.2"), (math.nan, "float nan"), (math.inf, "float inf"),
+        (1e38, "float 1e\\+38"),
         ("long", "str 'long'"), (True, "bool True"), ([90, 90], "a list of 2"),
     )),
 ])  # fmt: skip

@@ -105,11 +105,13 @@ def run(
         wanted = f"{name} once for each of {len(photographs)} photographs, in their order, or never"
         expect(len(files) in (0, len(photographs)), WHO, wanted, len(files))
     names = _names(photographs)
-    written = re.compile(f"({'|'.join(re.escape(name) for name in names)})-\\d+(-sheet)?\\.png")
+    written = re.compile(f"({'|'.join(re.escape(name) for name in names)})-\\d+(-sheet)?\\.(png|obj|mtl|glb|json)")
     for path in (*photographs, *masks):
         lost = path.resolve().parent == output.resolve() and written.fullmatch(path.name)
         expect(not lost, WHO, f"an output folder in which {path.name} would not be replaced", output)
     output.mkdir(parents=True, exist_ok=True)
+    taken = [path for path in output.iterdir() if path.is_dir() and written.fullmatch(path.name)]
+    expect(not taken, WHO, "no folders where files are written", ", ".join(map(str, taken)))
     with TemporaryFile(dir=output):
         pass  # it can be written to
     expect(not (keypoints and predictions), WHO, "--keypoints or --predictions", "both")
@@ -156,7 +158,7 @@ def _align(
             hand = f"{name}-{count}"
             write_hand(output, hand, photo, crop, aligned, row, mano)
             _doubt(bar, hand, crop.scale / plan.image_size, aligned, row)
-            focal = f"{photo.focal:.0f} px ({photo.focal_from})"
+            focal = f"{crop.focal:.0f} px ({photo.focal_from})"
             pairs = (aligned.agreement, aligned.iou, aligned.distances)
             agreement, iou, distance = ((float(pair[0, row]), float(pair[1, row])) for pair in pairs)
             side = "right" if crop.is_right else "left"

@@ -47,6 +47,11 @@ class HandCrop:
         """Pixels of the S × S image for each of the photograph."""
         return self.image.shape[-1] / (self.box[2] - self.box[0])
 
+    @property
+    def focal(self) -> float:
+        """Pixels of the photograph."""
+        return float(self.camera.focal[0, 0]) / self.scale
+
     def in_photograph(self, points: Tensor) -> Tensor:
         """Pixels (N, 2) of the S × S image → of the photograph."""
         return self._mirrored(points) / self.scale + points.new_tensor(self.box[:2])

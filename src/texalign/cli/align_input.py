@@ -30,14 +30,12 @@ class Photo:
     Attributes:
         path: its file.
         size: width, height.
-        focal: pixels.
-        focal_from: where that comes from.
+        focal_from: where the hands' focal length comes from.
         crops: of its hands, from left to right, or as the keypoints' file has them.
     """
 
     path: Path
     size: tuple[int, int]
-    focal: float
     focal_from: str
     crops: list[HandCrop]
 
@@ -82,25 +80,25 @@ def read_photo(
     if side is None:
         untold = f'"hand": "left" or "right" in {keypoints}, or --side'
         expect(all(hand.is_right is not None for hand in hands), WHO, untold, "neither")
-    given = next((hand.focal for hand in hands if hand.focal is not None), None)
-    focal, told = (given, "keypoints' file") if given is not None else (read_focal(path), "EXIF")
+    given = {hand.focal for hand in hands if hand.focal is not None}
+    expect(len(given) < 2, WHO, f"one focal in {keypoints}, the photograph's", f"{len(given)} of them")
+    focal, told = (given.pop(), "keypoints' file") if given else (read_focal(path), "EXIF")
     if focal is None:
         focal, told = GUESSED_FOCAL * max(height, width), f"a guess, {GUESSED_FOCAL} of the longer side"
     crops = [
         crop_hand(image, hand.points, side == "right" if side else bool(hand.is_right), focal, image_size, skin)
         for hand in hands
     ]
-    return Photo(path, (width, height), focal, told, crops)
+    return Photo(path, (width, height), told, crops)
 
 
 def _predicted(path: Path, image: Tensor, image_size: int, predictions: Path, skin: Tensor | None, layer: Any) -> Photo:
     height, width = image.shape[1:]
-    crops, focals = [], []
+    crops = []
     for hand in read_predictions(predictions, (height, width), layer):
         crop = crop_hand(image, hand.keypoints, hand.is_right, hand.focal, image_size, skin)
         crops.append(replace(crop, joints=crop.in_space(hand.joints)))
-        focals.append(hand.focal)
-    return Photo(path, (width, height), focals[0], "predictions' file", crops)
+    return Photo(path, (width, height), "predictions' file", crops)
 
 
 def check_detector(model: Path | None) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+# What torch can count to in every place.
+_LARGEST = 2**31 - 1
 
 
 def seed(text: str) -> int:
@@ -16,10 +18,10 @@ def seed(text: str) -> int:
 
 
 def positive(text: str) -> int:
-    """A number above 0."""
+    """A whole number above 0."""
     number = int(text)
-    if number <= 0:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+    if not 0 < number <= _LARGEST:
+        raise argparse.ArgumentTypeError(f"expected 1 to {_LARGEST}, got {text}")
     return number
 
 

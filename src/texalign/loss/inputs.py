@@ -13,7 +13,7 @@ LARGEST_COLOUR = 1e4
 
 
 class LossInputs(NamedTuple):
-    """What the loss is called with, in its order.
+    """What the loss is called with, in its order, but for `is_right` and `group`, which it takes by name.
 
     Attributes:
         vertices: (B, V, 3) float, metres, camera frame; carries the network's gradient.

@@ -31,7 +31,7 @@ def balanced_weight(
         ratio: of the texture's strength to the others', > 0.
 
     Returns:
-        A scalar ≥ 0 without a gradient; 0 where no sample has a texture gradient.
+        A finite scalar ≥ 0 without a gradient; 0 where no sample has a texture gradient and finite gradients of both.
 
     Raises:
         ValueError: `ratio` is not positive, `at` is empty, of different batch sizes, or has no gradient of one of the

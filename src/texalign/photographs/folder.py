@@ -18,6 +18,7 @@ from texalign._internal import expect
 from texalign.camera import PinholeCamera
 from texalign.photographs.image_files import read_image, read_mask
 from texalign.photographs.keypoints import (
+    LONGEST_FOCAL,
     PIXEL_CENTRE,
     SHORTEST_FOCAL,
     SMALLEST_HAND,
@@ -251,9 +252,10 @@ def _check_values(chosen: Mapping[str, np.ndarray], numbers: Sequence[int], size
     camera = chosen["K_crop"].astype(np.float64)
     focal = camera[:, :2]
     # A comparison with NaN is False; what float32 cannot hold is no camera either.
-    good = (focal > SHORTEST_FOCAL * size).all(axis=1) & (abs(camera) < 1e9).all(axis=1)
+    low, high = SHORTEST_FOCAL * size, LONGEST_FOCAL * size
+    good = ((focal > low) & (focal < high)).all(axis=1) & (abs(camera) < 1e9).all(axis=1)
     good &= focal.max(axis=1) < 2 * focal.min(axis=1)
-    wanted = f"K_crop of fx, fy, cx, cy in pixels, fx and fy alike and above {SHORTEST_FOCAL * size:g}"
+    wanted = f"K_crop of fx, fy, cx, cy in pixels, fx and fy alike, {low:g} to {high:g}"
     _expect_all(good, numbers, wanted, camera)
     for name in ("vertices_cam_cm", "joints_cam_cm"):
         if name in chosen:

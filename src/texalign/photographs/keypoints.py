@@ -21,8 +21,8 @@ WHO = "read_keypoints"
 PIXEL_CENTRE = 0.5
 # Pixels. The longer side of a box around a hand's known keypoints, and coordinates that stay below are no pixels.
 SMALLEST_HAND, NORMALISED = 4.0, 2.0
-# Of the image's side: a shorter focal length would see more than 157 degrees.
-SHORTEST_FOCAL = 0.1
+# Of the image's side: a shorter focal length would see more than 157 degrees, a longer one less than a tenth of one.
+SHORTEST_FOCAL, LONGEST_FOCAL = 0.1, 1000.0
 # COCO's visibility goes up to 2, and heat maps overshoot 1.
 _LARGEST_CONFIDENCE = 2.0
 _FEWEST = 4
@@ -184,9 +184,9 @@ def _is_right(described: Mapping[Any, Any]) -> bool | None:
 def _focal(value: object, size: Sequence[int] | None) -> float | None:
     if value is None:
         return None
-    least = SHORTEST_FOCAL * max(size) if size is not None else 0.0
+    least, most = (limit * max(size) for limit in (SHORTEST_FOCAL, LONGEST_FOCAL)) if size is not None else (0.0, 1e9)
     focal = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
-    expect(least < focal < math.inf, WHO, f"focal in pixels, above {least:g}", _told(value))
+    expect(least < focal < most, WHO, f"focal in pixels, {least:g} to {most:g}", _told(value))
     return focal
 
 

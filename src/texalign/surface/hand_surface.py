@@ -116,7 +116,7 @@ class HandSurface(nn.Module):
             >>> surface.vertex_count, surface.faces.shape, surface.uv.shape
             (778, torch.Size([1538, 3]), torch.Size([905, 2]))
         """
-        return _bundled(cls)._copied()
+        return _bundled()._copied()
 
     @classmethod
     def from_obj(cls, path: str | Path, is_right: bool | None = None) -> HandSurface:
@@ -300,10 +300,10 @@ def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
 
 
 @cache
-def _bundled(kind: type[HandSurface]) -> HandSurface:
+def _bundled() -> HandSurface:
     """Made once: looking for twins and loops takes a while."""
     hand = hand_asset()
-    return kind(hand["faces"], hand["uv"], hand["uv_faces"], vertex_count=len(hand["vertices"]))
+    return HandSurface(hand["faces"], hand["uv"], hand["uv_faces"], vertex_count=len(hand["vertices"]))
 
 
 def _as_array(values: Any) -> np.ndarray:

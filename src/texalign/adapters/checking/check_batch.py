@@ -153,7 +153,8 @@ def _check_shapes(inputs: LossInputs, is_right: Tensor | None) -> None:
     shape = tuple(expect_tensor(image, WHO, "image").shape)
     last = len(shape) == 4 and shape[3] == 3 and shape[1] != 3
     hint = ": channels last, permute(0, 3, 1, 2) them" if last else ""
-    expect(len(shape) == 4 and shape[:2] == (batch, 3), WHO, f"image ({batch}, 3, H, W)", f"{shape}{hint}")
+    fits = len(shape) == 4 and shape[:2] == (batch, 3) and min(shape) > 0
+    expect(fits, WHO, f"image ({batch}, 3, H, W)", f"{shape}{hint}")
     for name, value in (("mask", mask), ("valid", valid)):
         if value is not None:
             wanted = (batch, 1, *shape[2:])
