@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -16,17 +17,13 @@ import smplx
 import torch
 from torch import Tensor
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
 import texalign as ta
+from fits.comparison import interval
 from texalign.cli import synthetic_hands
 from texalign.hand import ManoParameters, mano_hand, refine_mano
 from texalign.mano import write_mano
-
-
-def interval(change: Tensor) -> str:
-    """The mean of a paired change (N,), and its 95 % bootstrap interval over the images."""
-    rows = torch.randint(len(change), (5000, len(change)), generator=torch.Generator().manual_seed(0))
-    low, high = change[rows].mean(dim=1).quantile(torch.tensor([0.025, 0.975])).tolist()
-    return f"{change.mean():+.2f} ({low:+.2f} … {high:+.2f})"
 
 
 def main() -> None:
@@ -89,7 +86,9 @@ def main() -> None:
         for name, values in before.items():
             change = after[name] - values
             share, worse = change.mean() / values.mean(), (change > 0).float().mean()
-            told = f"{share:+.1%}, change {interval(change)}, worse in {worse:.0%}"
+            told = f"{share:+.1%}, change {{:+.2f}} ({{:+.2f}} … {{:+.2f}}), worse in {worse:.0%}".format(
+                *interval(change)
+            )
             best = values.argsort()[: max(1, len(values) // 4)]
             told += f"; the quarter nearest at the start {values[best].mean():.2f} → {after[name][best].mean():.2f}"
             print(f"  {name:<26} {values.mean():.2f} → {after[name].mean():.2f}, {told}")
