@@ -149,3 +149,21 @@ def test_errors_name_expected_and_got(hand, hands):
         fit_to_joints(hand, torch.zeros(2, 20, 3))
     with pytest.raises(ValueError, match=r"fit_to_keypoints: expected keypoints \(B, 21, 2\), got \(4, 21, 3\)"):
         fit_to_keypoints(hand, hands[2], torch.zeros(4, 21, 3), 4.0)
+    with pytest.raises(ValueError, match=r"fit_to_keypoints: expected keypoints in pixels, got normalised ones"):
+        fit_to_keypoints(hand, hands[2], hands[3] / 256, 4.0)
+    with pytest.raises(ValueError, match=r"fit_to_keypoints: expected keypoints over at least 4 pixels, got over 0"):
+        fit_to_keypoints(hand, hands[2], torch.full((4, 21, 2), 40.0), 4.0)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_fits_make_gradients_of_their_own_in_inference_mode(hand, hands, inside):
+    _, posed, camera, keypoints = hands
+    with torch.inference_mode():
+        camera, keypoints, joints = camera.to(torch.float32), keypoints.clone(), posed.joints.clone()
+        assert keypoints.is_inference()
+    with torch.inference_mode(inside):
+        fits = fit_to_keypoints(hand, camera, keypoints, 4.0, steps=4), fit_to_joints(hand, joints, 2)
+    expected = fit_to_keypoints(hand, hands[2], hands[3], 4.0, steps=4), fit_to_joints(hand, posed.joints, 2)
+    for found, other in zip(fits, expected):
+        assert not found.angles.is_inference()
+        assert all(torch.equal(mine, theirs) for mine, theirs in zip(found.tensors(), other.tensors()))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -145,6 +146,27 @@ def test_what_does_not_fit_is_refused(case):
         refine_mano(layer, parameters, CAMERA, IMAGE, distance_to(vertices), anchor=0.0)
     with pytest.raises(ValueError, match=r"refine_mano: expected image \(3, 3, H, W\)"):
         refine_mano(layer, parameters, CAMERA, IMAGE[:2], distance_to(vertices))
+    for change, said in (
+        ({"betas": parameters.betas[:, :3]}, r".*its betas, got .*betas \(3, 3\)"),
+        ({"hand_pose": parameters.hand_pose[:, :5]}, "axis-angles or rotation matrices, whichever"),
+        ({"translation": torch.full((B, 3), torch.nan)}, r"finite translation, got others in samples \[0, 1, 2\]"),
+    ):
+        with pytest.raises(ValueError, match=f"refine_mano: expected {said}"):
+            refine_mano(layer, replace(parameters, **change), CAMERA, IMAGE, distance_to(vertices))
+    normalised = torch.rand(B, 21, 2)
+    with pytest.raises(ValueError, match="refine_mano: expected keypoints in pixels, got normalised ones"):
+        refine_mano(layer, parameters, CAMERA, IMAGE, distance_to(vertices), keypoints=normalised)
+    with pytest.raises(TypeError, match="refine_mano: expected smplx's or manotorch's layer, got SimpleNamespace"):
+        refine_mano(SimpleNamespace(), parameters, CAMERA, IMAGE, distance_to(vertices))
+
+
+def test_predictions_of_inference_mode_are_refined_in_it(case):
+    layer, parameters, vertices, _ = case
+    with torch.inference_mode():
+        predicted = ManoParameters(*(tensor.clone() for tensor in vars(parameters).values()))
+        found = refine_mano(layer, predicted, CAMERA, IMAGE, distance_to(vertices + 0.01), steps=2)
+    expected = refine_mano(layer, parameters, CAMERA, IMAGE, distance_to(vertices + 0.01), steps=2)
+    assert all(torch.equal(mine, other) for mine, other in zip(vars(found).values(), vars(expected).values()))
 
 
 @pytest.mark.slow

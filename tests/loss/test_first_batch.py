@@ -42,6 +42,8 @@ def mirrored(inputs):
         (lambda i: i._replace(valid=-i.valid), "valid lies in [-1, -1] in place of [0, 1]"),
         (lambda i: i._replace(vertices=1000 * i.vertices), "m large (median): vertices are expected in metres"),
         (lambda i: i._replace(vertices=0.02 * i.vertices), "m large (median): vertices are expected in metres"),
+        (lambda i: i._replace(image=i.image / 255), "in place of [0, 1]: divided by 255 twice?"),
+        (lambda i: i._replace(mask=0 * i.mask), "4 of 4 samples are skipped: 4 for masks that are 0 on the whole hand"),
         (mirrored, "4 of 4 samples are skipped: 4 for meshes seen from inside: left hands need is_right"),
         (lambda i: i._replace(vertices=-i.vertices), "4 for hands outside the image, behind the camera or in padding"),
         (lambda i: i._replace(vertices=i.vertices * torch.nan), "4 for vertices or camera not finite"),

@@ -86,6 +86,7 @@ def test_what_cannot_be_balanced_is_refused():
         ((at.sum(), at.sum(), features(4)), r"at of one batch size \(B, …\), got \[\(4,\)\]"),
         ((at.sum(), at.sum(), ()), "at least one tensor in at"),
         ((at.sum(), at.sum(), (at, features(5, 3))), r"at of one batch size \(B, …\), got \[\(4, 3\), \(5, 3\)\]"),
+        ((at.sum(), at.sum(), at.detach()), "at with a gradient"),
         ((at.sum().detach(), at.sum(), at), "texture_loss with a gradient"),
         ((at.sum(), features(4, 3).sum(), at), "other_losses that depends on at"),
     ]

@@ -95,6 +95,9 @@ def test_a_grey_mask_that_goes_above_half_is_soft(tmp_path):
         pixels = soft if factor == 1 else soft.astype(np.uint16) * factor
         read = read_mask(saved(tmp_path / "mask.png", pixels))
         torch.testing.assert_close(read[0], torch.from_numpy(soft) / 255)
+    # Two values are labels.
+    two = read_mask(saved(tmp_path / "mask.png", np.where(soft > 40, 128, 0).astype(np.uint8)))
+    assert torch.equal(two[0] == 1, torch.from_numpy(soft > 40))
     # As much at most: labels.
     read = read_mask(saved(tmp_path / "mask.png", soft.clip(max=127)))
     assert torch.equal(read[0] == 1, torch.from_numpy(soft > 0))

@@ -12,6 +12,8 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[Path], Any]) -> P
     Returns the path. What fails leaves nothing behind.
     """
     target = Path(path)
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"expected a folder {target.parent} to write {target.name} into, got none")
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         write(partial)

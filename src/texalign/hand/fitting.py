@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from texalign._internal import expect, expect_tensor
+from texalign._internal import expect, expect_pixels, expect_tensor, makes_gradients
 from texalign.camera import PinholeCamera
 from texalign.hand.hand_model import Hand, HandModel
 from texalign.hand.objectives import Objective, anatomy_loss, keypoint_objective
@@ -22,7 +22,7 @@ _RIGID = (0, 5, 9, 13, 17)
 _BETAS = (0.9, 0.95)
 
 
-@torch.enable_grad()
+@makes_gradients
 def refine(
     model: HandModel,
     start: HandParameters,
@@ -31,7 +31,7 @@ def refine(
     rate: float = 0.02,
     progress: Callable[[int, HandParameters, Hand], object] | None = None,
 ) -> HandParameters:
-    """Minimise the sum of an objective's values (B,) by Adam over all parameters, under ``torch.no_grad`` as well.
+    """Minimise the sum of an objective's values (B,) by Adam over all parameters, whatever the mode of gradients.
 
     Args:
         model: the hand.
@@ -68,6 +68,7 @@ def refine(
     return HandParameters(*(tensor.detach() for tensor in parameters.tensors()))
 
 
+@makes_gradients
 def fit_to_joints(model: HandModel, joints: Tensor, steps: int = 400) -> HandParameters:
     """Fit to known 3D joints (B, 21, 3), metres, camera frame, from a rigidly aligned relaxed hand.
 
@@ -109,6 +110,7 @@ def fit_to_joints(model: HandModel, joints: Tensor, steps: int = 400) -> HandPar
     return refine(model, start, objective, steps, rate=0.03)
 
 
+@makes_gradients
 def fit_to_keypoints(
     model: HandModel, camera: PinholeCamera, keypoints: Tensor, scale: float, steps: int = 200
 ) -> HandParameters:
@@ -125,7 +127,7 @@ def fit_to_keypoints(
         The parameters, detached. With fewer than four keypoints a sample's fit is finite, but means little.
 
     Raises:
-        TypeError, ValueError: keypoints of another type or shape.
+        TypeError, ValueError: keypoints of another type or shape, in [0, 1], or all in one place.
 
     Example:
         >>> model, camera = HandModel(), PinholeCamera(torch.full((1, 2), 300.0), torch.full((1, 2), 64.0))
@@ -137,6 +139,7 @@ def fit_to_keypoints(
     expect_tensor(keypoints, "fit_to_keypoints", "keypoints")
     batch = len(keypoints)
     expect(keypoints.shape[1:] == (21, 2), "fit_to_keypoints", "keypoints (B, 21, 2)", tuple(keypoints.shape))
+    expect_pixels(keypoints, None, "fit_to_keypoints")
     turns = _turns(keypoints)
     ways, best = len(turns), 4
     every = torch.arange(batch, device=keypoints.device).repeat_interleave(ways)

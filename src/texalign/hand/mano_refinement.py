@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from texalign._internal import expect, expect_floating
+from texalign._internal import expect, expect_floating, expect_pixels, makes_gradients
 from texalign.camera import PinholeCamera
 from texalign.hand.joints import JOINT_ORDER, TIP_VERTICES
 from texalign.hand.objectives import KEYPOINT_WEIGHT, keypoint_loss
@@ -42,6 +42,7 @@ class ManoParameters:
     translation: Tensor
 
 
+@makes_gradients
 def refine_mano(
     layer: Any,
     parameters: ManoParameters,
@@ -89,7 +90,9 @@ def refine_mano(
         The parameters, detached.
 
     Raises:
-        ValueError: shapes that do not fit, or a loss with another reduction.
+        TypeError: not such a layer.
+        ValueError: parameters that are not finite or that the layer does not take, other shapes that do not fit,
+            keypoints that are no pixels, or a loss with another reduction.
 
     Example:
         >>> import smplx
@@ -108,6 +111,10 @@ def refine_mano(
     expect(reduction == "none", WHO, 'a loss with reduction="none"', repr(reduction))
     expect(anchor > 0 and steps > 0, WHO, "anchor > 0 and steps > 0", f"{anchor} and {steps}")
     start = ManoParameters(*(tensor.detach() for tensor in _tensors(parameters)))
+    _check_parameters(layer, start)
+    if keypoints is not None:
+        expect_floating(keypoints, WHO, "keypoints", (batch, 21, 2))
+        expect_pixels(keypoints, None, WHO)
     options = {"mask": mask, "valid": valid, "is_right": is_right, "group": group, "generator": generator}
     like = start.translation
     pose = like.new_zeros(batch, 45, requires_grad=True)
@@ -127,19 +134,34 @@ def refine_mano(
             start.translation + spread * move,
         )
 
-    with torch.enable_grad():
-        for _ in range(steps):
-            optimizer.zero_grad()
-            vertices, joints = mano_hand(layer, moved())
-            value = _TEXTURE_WEIGHT * loss(vertices, camera, image, **options)
-            value = value + anchor / 2 * torch.cat(free, dim=1).square().sum(dim=1)
-            if keypoints is not None:
-                scale = _KEYPOINT_SCALE * min(image.shape[2:])
-                value = value + KEYPOINT_WEIGHT * keypoint_loss(joints, camera, keypoints, scale)
-            value.sum().backward()
-            optimizer.step()
-            schedule.step()
+    for _ in range(steps):
+        optimizer.zero_grad()
+        vertices, joints = mano_hand(layer, moved())
+        value = _TEXTURE_WEIGHT * loss(vertices, camera, image, **options)
+        value = value + anchor / 2 * torch.cat(free, dim=1).square().sum(dim=1)
+        if keypoints is not None:
+            scale = _KEYPOINT_SCALE * min(image.shape[2:])
+            value = value + KEYPOINT_WEIGHT * keypoint_loss(joints, camera, keypoints, scale)
+        value.sum().backward()
+        optimizer.step()
+        schedule.step()
     return ManoParameters(*(tensor.detach() for tensor in _tensors(moved())))
+
+
+def _check_parameters(layer: Any, parameters: ManoParameters) -> None:
+    """Raise unless they are finite, and the layer takes them."""
+    if not callable(layer):
+        raise TypeError(f"{WHO}: expected smplx's or manotorch's layer, got {type(layer).__name__}")
+    for name, value in vars(parameters).items():
+        bad = ~value.flatten(1).isfinite().all(dim=1)
+        expect(not bad.any(), WHO, f"finite {name}", f"others in samples {bad.nonzero()[:, 0].tolist()}")
+    try:
+        with torch.no_grad():
+            mano_hand(layer, parameters)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in vars(parameters).items())
+        wanted = f"axis-angles or rotation matrices, whichever {type(layer).__name__} takes, without PCA, and its betas"
+        raise ValueError(f"{WHO}: expected {wanted}, got {shapes}: {error}") from error
 
 
 def mano_hand(layer: Any, parameters: ManoParameters) -> tuple[Tensor, Tensor]:

@@ -79,14 +79,14 @@ class DenseTextureAlignmentLoss(Unscriptable, nn.Module):
         if not callable(residual_cost):
             raise TypeError(f"{WHO}: expected residual_cost to be a function, got {type(residual_cost).__name__}")
         expect(reduction in ("mean", "sum", "none"), WHO, "reduction mean, sum or none", repr(reduction))
-        expect(token_count > 0, WHO, "token_count > 0", token_count)
+        expect(token_count > 0 and token_count == int(token_count), WHO, "a whole token_count > 0", token_count)
         expect(max_grad > 0, WHO, "max_grad > 0", max_grad)
         mine = renderer.surface.atlas_id
         atlas = getattr(encoder, "atlas_id", mine)
         expect(same_atlas(atlas, mine), WHO, f"an encoder for the renderer's atlas {mine}", f"one for atlas {atlas}")
         self.renderer = renderer
         self.encoder = encoder.requires_grad_(train_texture)
-        self.token_count = token_count
+        self.token_count = int(token_count)
         self.train_texture = train_texture
         self.residual_cost = residual_cost
         self.max_grad = float(max_grad)
@@ -254,7 +254,9 @@ class DenseTextureAlignmentLoss(Unscriptable, nn.Module):
             if not self._first_batch_seen and len(skipped):
                 reasons = {"dropped": rendering.dropped, "unreadable": unreadable, "unusable": unusable}
                 visible = ~(rendering.dropped | unreadable | hidden)
-                reasons |= {"hidden": hidden & ~rendering.dropped, "inside out": unseen & visible}
+                bare = (rendering.coverage * region * observed).sum(dim=(1, 2, 3)) < MINIMUM_PIXELS
+                reasons |= {"hidden": hidden & ~rendering.dropped, "masked": bare & visible}
+                reasons |= {"inside out": unseen & visible & ~bare}
                 self._look_at_first_batch(given, skipped, reasons)
             per_sample = bound.leave(found.per_sample.masked_fill(skipped, 0))
         return LossDetails(

@@ -10,11 +10,14 @@ from texalign.surface import SEAM, SEAM_EXPECTED
 # Metres from a hand's wrist to its farthest fingertip, and beyond which no hand's box goes: a child's fist, a giant's.
 SMALLEST_HAND, LARGEST_HAND = 0.03, 0.6
 SLACK = 1e-2
+# The largest value of a batch of photographs is above.
+DARKEST = 0.02
 REASONS = {
     "dropped": "vertices or camera not finite, or a focal length that is not positive",
     "unreadable": "images with values that are not finite",
     "unusable": "textures from the encoder that are not finite",
     "hidden": "hands outside the image, behind the camera or in padding",
+    "masked": "masks that are 0 on the whole hand",
     "inside out": "meshes seen from inside: left hands need is_right, or faces and vertices are of different sides",
 }
 
@@ -48,6 +51,8 @@ def first_batch_findings(
     findings = []
     if low < -SLACK:
         findings.append(f"images lie in [{low:.3g}, {high:.3g}] in place of [0, 1]: undo the network's normalisation")
+    elif 0 < high < DARKEST:
+        findings.append(f"images lie in [{low:.3g}, {high:.3g}] in place of [0, 1]: divided by 255 twice?")
     elif 1 + SLACK < high < LARGEST_COLOUR:
         findings.append(f"images lie in [{low:.3g}, {high:.3g}] in place of [0, 1]: divide by 255")
     for name, (lowest, highest) in (("mask", rest[0:2]), ("valid", rest[2:4])):

@@ -59,6 +59,7 @@ def balanced_weight(
 def _strength(loss: Tensor, at: Sequence[Tensor], name: str) -> Tensor:
     """(B,) float32 L2 norms of a loss's gradient."""
     expect(loss.requires_grad, WHO, f"{name} with a gradient", "one without")
+    expect(all(tensor.requires_grad for tensor in at), WHO, "at with a gradient", "a tensor without")
     gradients = torch.autograd.grad(loss.sum(), at, retain_graph=True, allow_unused=True)
     parts = [gradient.detach().float().flatten(1) for gradient in gradients if gradient is not None]
     expect(len(parts) > 0, WHO, f"{name} that depends on at", "one that does not")

@@ -14,18 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from texalign._internal import expect
+from texalign._internal import PIXEL_CENTRE, SMALLEST_HAND, expect, expect_pixels, hand_extent
 from texalign.camera import PinholeCamera
 from texalign.photographs.image_files import read_image, read_mask
-from texalign.photographs.keypoints import (
-    LONGEST_FOCAL,
-    PIXEL_CENTRE,
-    SHORTEST_FOCAL,
-    SMALLEST_HAND,
-    expect_pixels,
-    hand_extent,
-    known_points,
-)
+from texalign.photographs.keypoints import LONGEST_FOCAL, SHORTEST_FOCAL, known_points
 
 WHO = "read_photographs"
 # Keypoints are the first of these that the folder has; the last one are true ones.

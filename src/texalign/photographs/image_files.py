@@ -13,6 +13,7 @@ from texalign._internal import MissingExtraError, expect
 
 # Of a mask in [0, 1]: the channels of a grey pixel differ by less, since JPEG rounds.
 _GREY = 1 / 16
+_HEIF = (".heic", ".heif", ".avif")
 _LOSSY = ("JPEG", "MPO")
 
 
@@ -42,8 +43,9 @@ def read_image(path: str | Path) -> Tensor:
 def read_mask(path: str | Path, size: Sequence[int] | None = None) -> Tensor:
     """A mask file (1, H, W) in [0, 1], 1 = skin, upright like `read_image`. Needs pillow.
 
-    A grey file with a value above half of its range (127 of 8 bits) is a soft mask: value / 255. Every other file holds
-    labels: any but 0, and any colour but black, is skin. If transparency varies, it is the mask, not the colours.
+    A grey file of more than two values, of which one is above half of its range (127 of 8 bits), is a soft mask:
+    value / 255. Every other file holds labels: any but 0, and any colour but black, is skin. If transparency varies, it
+    is the mask, not the colours.
 
     Args:
         path: the file.
@@ -68,7 +70,8 @@ def read_mask(path: str | Path, size: Sequence[int] | None = None) -> Tensor:
     labels = (mask - colours.min(axis=-1)).max() > _GREY
     if opacity is not None and opacity.min() < opacity.max():
         mask, labels = opacity, False
-    if labels or mask.max() <= 0.5:
+    two = not lossy and mask.min() == 0 and ((mask == 0) | (mask == mask.max())).all()
+    if labels or two or mask.max() <= 0.5:
         wanted = f"labels in a file without loss, such as PNG, or black and white in {path}"
         expect(not (lossy and mask.any()), "read_mask", wanted, "colours or dark grey in a JPEG")
         mask = (mask > 0).astype(np.float32)
@@ -93,5 +96,8 @@ def _read(path: Path, who: str) -> tuple[np.ndarray, np.ndarray | None, bool]:
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{who}: expected {path}, got no such file") from error
     except Exception as error:  # Pillow's decoders raise errors of many kinds
+        if path.suffix.lower() in _HEIF:
+            wanted = "a JPEG or PNG: export it as one, or register pillow-heif"
+            raise ValueError(f"{who}: expected {wanted}, got {path}") from error
         raise ValueError(f"{who}: expected an image in {path}, got {error}") from error
     return pixels[..., :3], pixels[..., 3] if pixels.shape[-1] == 4 else None, lossy

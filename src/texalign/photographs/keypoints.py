@@ -14,18 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from texalign._internal import expect
+from texalign._internal import FEWEST_KEYPOINTS, PIXEL_CENTRE, expect, expect_pixels
 
 WHO = "read_keypoints"
-# Files count whole pixels at their centres, as OpenCV, COCO and FreiHAND do; here those lie at half integers.
-PIXEL_CENTRE = 0.5
-# Pixels. The longer side of a box around a hand's known keypoints, and coordinates that stay below are no pixels.
-SMALLEST_HAND, NORMALISED = 4.0, 2.0
 # Of the image's side: a shorter focal length would see more than 157 degrees, a longer one less than a tenth of one.
 SHORTEST_FOCAL, LONGEST_FOCAL = 0.1, 1000.0
 # COCO's visibility goes up to 2, and heat maps overshoot 1.
 _LARGEST_CONFIDENCE = 2.0
-_FEWEST = 4
 _FORMS = '21 points [x, y] or [x, y, confidence], alone or as {"hand": "left", "keypoints": [...]}'
 
 
@@ -80,7 +75,7 @@ def read_keypoints(source: object, size: Sequence[int] | None = None) -> HandKey
     expect(rows.shape in ((21, 2), (21, 3)), WHO, _FORMS, f"numbers of shape {rows.shape}")
     points, confidence = known_points(rows, WHO)
     known = int((confidence > 0).sum())
-    expect(known >= _FEWEST, WHO, f"at least {_FEWEST} known keypoints of 21", known)
+    expect(known >= FEWEST_KEYPOINTS, WHO, f"at least {FEWEST_KEYPOINTS} known keypoints of 21", known)
     expect_pixels(points[None], size, WHO)
     if size is not None:
         limit = torch.tensor([size[1], size[0]])
@@ -104,34 +99,6 @@ def known_points(rows: np.ndarray, who: str) -> tuple[Tensor, Tensor]:
     missing = (confidence == 0) | ~pixels.isfinite().all(dim=-1) | (pixels == 0).all(dim=-1)
     points = torch.where(missing[..., None], torch.nan, pixels + PIXEL_CENTRE)
     return points, torch.where(missing, 0.0, confidence)
-
-
-def expect_pixels(points: Tensor, size: Sequence[int] | None, who: str) -> None:
-    """Refuse keypoints (N, 21, 2), NaN where missing, of which most hands do not lie in pixels of an image (H, W)."""
-    known = points.isfinite().all(dim=-1)
-    points, known = points[known.any(dim=1)], known[known.any(dim=1)]
-    if not len(points):
-        return
-    low, high = (float(limit) - PIXEL_CENTRE for limit in points[known].aminmax())
-    got = f"normalised ones, from {low:.2f} to {high:.2f}: multiply them by the image's width and height"
-    expect(max(-low, high) > NORMALISED, who, "keypoints in pixels", got)
-    middle = len(points) // 2
-    extent = float(hand_extent(points).sort().values[middle])
-    expect(extent >= SMALLEST_HAND, who, f"keypoints over at least {SMALLEST_HAND:g} pixels", f"over {extent:.2g}")
-    if size is not None:
-        height, width = size
-        inside = ((points >= 0) & (points <= torch.tensor([width, height]))).all(dim=-1)
-        share = float((inside.sum(dim=1) / known.sum(dim=1)).sort().values[middle])
-        wanted = f"keypoints on the upright image of {width} × {height}"
-        expect(share >= 0.5, who, wanted, f"{share:.0%} of them there; they run from {low:.1f} to {high:.1f}")
-
-
-def hand_extent(points: Tensor) -> Tensor:
-    """The longer side (N,) of the box around every hand's known keypoints (N, 21, 2)."""
-    known = points.isfinite().all(dim=-1, keepdim=True)
-    low = torch.where(known, points, torch.inf).amin(dim=1)
-    high = torch.where(known, points, -torch.inf).amax(dim=1)
-    return (high - low).amax(dim=1).clamp(min=0)
 
 
 def _json(path: Path) -> Any:
