@@ -165,7 +165,7 @@ def test_a_networks_predictions_are_the_start_and_mano_tells_its_pose(ran, folde
     vertices = torch.stack([posed_vertices(hand) for hand in told]).numpy()
     cam_t = vertices.mean(axis=1)
     prediction = {"pred_vertices": vertices - cam_t[:, None], "pred_cam_t_full": cam_t, "right": np.array([1.0, 0.0])}
-    np.savez(tmp_path / "hands.npz", **prediction, focal_length=told[0]["focal"])
+    np.savez(tmp_path / "hands.npz", **prediction, scaled_focal_length=told[0]["focal"])
     write_mano(tmp_path / "MANO_RIGHT.pkl")
     options = ["--predictions", str(tmp_path / "hands.npz"), "--mano", str(tmp_path / "MANO_RIGHT.pkl"), "--fast"]
     assert main(["align", str(folder / "two hands.png"), *options, "--output", str(tmp_path / "out")]) == 0
@@ -253,6 +253,10 @@ def test_a_hand_at_an_absurd_distance_is_told(rough, folder, tmp_path, capsys):
     ("change", "said"),
     [
         ({"focal": None}, "cam_t, focal and is_right in .* got no focal"),
+        (
+            {"focal": None, "cam_t": None, "focal_length": 5e3, "pred_cam_t": np.zeros((2, 3))},
+            "got no cam_t, focal of the photograph, only the crop's pred_cam_t and focal_length",
+        ),
         ({"focal": np.ones(3)}, r"one or 2 focal in .* got \(2, 3\) and \(3,\)"),
         ({"vertices": np.zeros((2, 21, 3))}, r"expected vertices \(2, 778, 3\)"),
         ({"is_right": np.zeros(0)}, "expected a hand in .* got none"),
@@ -347,9 +351,17 @@ def test_a_photograph_that_fails_does_not_stop_the_others(rough, folder, tmp_pat
     marks = str(folder / "keypoints.json")
     photos = [str(tmp_path / "bad.jpg"), str(folder / "two hands.png")]
     arguments = ["align", *photos, "--keypoints", marks, "--keypoints", marks, "--output", str(tmp_path / "out")]
-    assert main([*arguments, "--fast"]) == 0
+    assert main([*arguments, "--fast"]) == 1
     printed = capsys.readouterr()
     assert "expected an image in" in printed.err and "two_hands-2" in printed.out
+
+
+def test_a_hand_that_the_photograph_does_not_show_is_told(rough, folder, tmp_path, capsys):
+    noise = np.random.default_rng(0).integers(0, 255, (SIZE, 2 * SIZE, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "wall.png")
+    options = ["--keypoints", str(folder / "keypoints.json"), "--fast", "--output", str(tmp_path / "out")]
+    assert main(["align", str(tmp_path / "wall.png"), *options]) == 0
+    assert re.search(r"wall-1: the photograph shows no hand there \(agreement -1\.\d+\)", capsys.readouterr().err)
 
 
 @pytest.mark.slow

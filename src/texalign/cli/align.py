@@ -20,6 +20,8 @@ from texalign.photographs import FARTHEST, NEAREST
 
 # A fit to keypoints that leaves them so far, as a share of the crop's side, has most likely gone wrong.
 _BAD_START = 0.03
+# Mean evidence for the hand; meshes that lie on something else have less.
+_LEAST_AGREEMENT = 0.3
 _MISSING = 'texalign align needs pillow and tqdm: pip install "texalign[photos]"'
 
 
@@ -46,7 +48,7 @@ class Row:
     Attributes:
         name: of its files.
         side: "left" or "right".
-        focal: of the photograph, in words.
+        focal: of the photograph, and its file, in words.
         agreement: mean evidence for the hand under its outline, up to 6.
         iou: of outline and mask; NaN without a mask.
         distance: pixels of the photograph, from joints to keypoints.
@@ -158,7 +160,7 @@ def _align(
             hand = f"{name}-{count}"
             write_hand(output, hand, photo, crop, aligned, row, mano)
             _doubt(bar, hand, crop.scale / plan.image_size, aligned, row)
-            focal = f"{crop.focal:.0f} px ({photo.focal_from})"
+            focal = f"{photo.path.name} {crop.focal:.0f} px ({photo.focal_from})"
             pairs = (aligned.agreement, aligned.iou, aligned.distances)
             agreement, iou, distance = ((float(pair[0, row]), float(pair[1, row])) for pair in pairs)
             side = "right" if crop.is_right else "left"
@@ -174,6 +176,9 @@ def _doubt(bar: Any, name: str, scale: float, aligned: AlignedHands, row: int) -
     if not NEAREST < depth < FARTHEST:
         _tell(bar, f"{name}: a hand {depth:g} m away. Is the focal length in pixels of the photograph?")
     share = float(aligned.distances[0, row]) * scale
+    agreement = float(aligned.agreement[1, row])
+    if agreement < _LEAST_AGREEMENT and not bool(aligned.details[1].skipped[row]):
+        _tell(bar, f"{name}: the photograph shows no hand there (agreement {agreement:.2f}): look at {name}-sheet.png")
     if not share < _BAD_START:
         _tell(bar, f"{name}: no hand fits the keypoints, {share:.0%} of the crop off: look at {name}-sheet.png")
 

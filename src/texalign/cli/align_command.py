@@ -100,7 +100,8 @@ def run_align(options: argparse.Namespace) -> int:
         return FAILED
     print("\n".join(_table(rows)))
     print(f"folder: {options.output.resolve()}")
-    return 0
+    done = {row.name.rpartition("-")[0] for row in rows}
+    return 0 if len(done) == len(options.photographs) else FAILED
 
 
 def _table(rows: list[Row]) -> list[str]:
@@ -114,7 +115,8 @@ def _table(rows: list[Row]) -> list[str]:
         line = f"{row.name:<{width}}  {row.side:<5}  {_pair(row.agreement, 2):<13}  "
         line += f"{_pair(row.iou, 3):<15}  " if masked else ""
         lines.append(line + f"{_pair(row.distance, 1):<16}  {row.seconds:6.1f}")
-    lines += ["before → after. agreement: mean evidence for the hand under its outline, up to 6, more is better."]
+    lines += ["before → after. agreement: mean evidence for the hand under its outline, up to 6; near 0 it is no hand."]
+    lines += ["It may fall where a better outline covers more of the hand: look at the sheets."]
     lines += ["The distance to the keypoints rises where they are noisy, or mean other points than this hand's joints."]
     return lines + [f"focal length: {focal}" for focal in dict.fromkeys(row.focal for row in rows)]
 

@@ -103,7 +103,8 @@ def _predicted(path: Path, image: Tensor, image_size: int, predictions: Path, sk
 
 def check_detector(model: Path | None) -> None:
     """Raise what the detector would, before anything is read; a model is fetched here."""
-    detect_hands(torch.zeros(3, 1, 1), model)
+    with _quiet():
+        detect_hands(torch.zeros(3, 1, 1), model)
 
 
 def _listed(path: Path, size: tuple[int, int]) -> list[HandKeypoints]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ def mano_layer(path: Path) -> Any:
     expect(model.side == "right", "align", f"MANO_RIGHT.pkl in {path}", f"a {model.side} hand's file")
     with tempfile.TemporaryDirectory() as folder:  # smplx reads genuine files only with chumpy
         plain = write_mano_fields(Path(folder) / "MANO_RIGHT.pkl", model.fields())
-        return smplx.MANO(str(plain), is_rhand=True, use_pca=False, flat_hand_mean=True)
+        with redirect_stdout(None):  # it prints a warning of ten betas, which are what MANO has
+            return smplx.MANO(str(plain), is_rhand=True, use_pca=False, flat_hand_mean=True)
 
 
 def mano_parameters(layer: Any, hand: Hand) -> tuple[ManoParameters, Tensor]:

@@ -19,6 +19,7 @@ from texalign.surface import HandSurface
 from texalign.viz import contact_sheet, mark, outline, overlay, save_mesh, save_png, texture_picture
 
 COLUMNS = ("photograph, keypoints", "fit to keypoints", "aligned", "texture", "textured hand")
+PREDICTED = ("photograph, joints", "prediction", *COLUMNS[2:])
 _MANO = ("global_orient", "hand_pose", "betas", "translation")
 # Shares of a picture's side.
 _LINE, _DOT = 1 / 160, 1 / 100
@@ -59,7 +60,7 @@ def _sheet(crop: HandCrop, aligned: AlignedHands, row: int) -> Tensor:
         cells.append(texture_picture(texture, renderer.surface, size))
         cells.append(overlay(0.3 * seen[None], rendering))
     upright = [cell[0] if crop.is_right or number == 3 else cell[0].flip(-1) for number, cell in enumerate(cells)]
-    return contact_sheet([upright], column_labels=COLUMNS)
+    return contact_sheet([upright], column_labels=COLUMNS if crop.joints is None else PREDICTED)
 
 
 def _description(photo: Photo, crop: HandCrop, aligned: AlignedHands, row: int, mano: Mano) -> dict[str, Any]:

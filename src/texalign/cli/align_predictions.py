@@ -18,15 +18,17 @@ from texalign.hand import TIP_VERTICES, HandModel, ManoParameters, mano_hand, ro
 from texalign.photographs import FARTHEST, NEAREST
 
 WHO = "align"
-# By the names that HaMeR's and WiLoR's code has for them, the whole photograph's first.
+# By the names that HaMeR's and WiLoR's code has for them.
 _NAMES = {
     "vertices": ("vertices", "pred_vertices", "verts"),
-    "cam_t": ("cam_t", "pred_cam_t_full", "cam_t_full", "pred_cam_t"),
-    "focal": ("focal", "scaled_focal_length", "focal_length"),
+    "cam_t": ("cam_t", "pred_cam_t_full", "cam_t_full"),
+    "focal": ("focal", "scaled_focal_length"),
     "is_right": ("is_right", "right"),
 }
 # In place of vertices.
 _MANO = ("global_orient", "hand_pose", "betas")
+# Of the network's crop, not of the photograph.
+_CROP = ("pred_cam_t", "focal_length")
 # What numpy raises for files that are no archive, damaged, or of no arrays.
 _UNREADABLE = (ValueError, TypeError, AttributeError, EOFError, OSError, MemoryError, zipfile.BadZipFile, zlib.error)
 # How far the product of a rotation matrix and its transpose may lie from 1: bfloat16 rounds by 0.004.
@@ -72,6 +74,7 @@ def read_predictions(path: Path, size: tuple[int, int], layer: Any = None) -> li
     try:
         with np.load(path) as file:
             arrays = {name: file[alias] for name, some in names.items() for alias in some[::-1] if alias in file.files}
+            crops = [name for name in _CROP if name in file.files]
     except _UNREADABLE as error:
         raise ValueError(f"{WHO}: expected an archive of plain arrays in {path}, got {error}") from error
     for name, values in arrays.items():
@@ -82,7 +85,8 @@ def read_predictions(path: Path, size: tuple[int, int], layer: Any = None) -> li
     posed = "vertices" not in arrays and all(name in arrays for name in _MANO)
     missing = [name for name in _NAMES if name not in arrays and not (posed and name == "vertices")]
     wanted = f"vertices, or {', '.join(_MANO)}; cam_t, focal and is_right in {path}"
-    expect(not missing, WHO, wanted, f"no {', '.join(missing)}")
+    hint = f" of the photograph, only the crop's {' and '.join(crops)}" if crops else ""
+    expect(not missing, WHO, wanted, f"no {', '.join(missing)}{hint}")
     count = arrays["is_right"].size
     expect(count > 0, WHO, f"a hand in {path}", "none")
     vertices = _posed(arrays, count, path, layer) if posed else arrays["vertices"]
