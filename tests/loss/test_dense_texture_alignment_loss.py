@@ -242,7 +242,7 @@ def test_in_one_call(surface, photographs):
     "change, message",
     [
         (dict(reduction="average"), "expected reduction mean, sum or none, got 'average'"),
-        (dict(token_count=0), "expected token_count > 0, got 0"),
+        (dict(token_count=0), "expected a whole token_count > 0, got 0"),
         (dict(max_grad=0.0), "expected max_grad > 0, got 0.0"),
         (dict(max_grad=float("nan")), "expected max_grad > 0, got nan"),
         (dict(residual_cost="laplace"), "expected residual_cost to be a function, got str"),

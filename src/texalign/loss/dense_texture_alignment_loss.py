@@ -37,6 +37,8 @@ class DenseTextureAlignmentLoss(Unscriptable, nn.Module):
     The observations are detached: the texture is a constant of the step. Were it not, a mesh could lower the loss by
     observing other pixels that are easier to predict, instead of moving where the colours belong.
 
+    Add it to other losses with the weight that `balanced_weight` measures in the first batches, then fixed.
+
     Args:
         renderer: draws at the images' size.
         encoder: the texture prior: from `UVObservations` to textures (B, 3, T, T).

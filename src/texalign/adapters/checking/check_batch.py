@@ -35,8 +35,8 @@ AGREES, NO_AGREEMENT = -1.2, -0.3
 COMPARED = SHOWN = 16
 # What `benchmarks/check.py` found in batches of eight: named in 11 or 12 of 12 there, in 4 or fewer at half of it.
 UNSEEN = (
-    "of meshes that fit, a rotation below 10°, a size that is a tenth too large or a shift below 12 pixels of 256 is "
-    "not seen; of a network's meshes, a quarter of what is twice as large is missed; and meshes too small often are."
+    "not always seen are rotations below 10°, shifts below 12 pixels of 256 and sizes within a tenth, on a network's "
+    "meshes twice as much, and meshes that are too small."
 )
 
 
