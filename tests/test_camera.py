@@ -153,3 +153,15 @@ def test_projection_is_differentiable_in_points_and_camera():
 def test_errors_name_expected_and_got(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_one_number_for_all_is_said_of_others():
+    cam, camera = torch.tensor([[8.0, 0.0, 0.0]]), ta.PinholeCamera(torch.ones(1, 2), torch.ones(1, 2))
+    with pytest.raises(
+        ValueError, match=r"from_weak_perspective: expected image_size, one number .*, got \(224, 224\)"
+    ):
+        ta.PinholeCamera.from_weak_perspective(cam, (224, 224), 1000.0)
+    with pytest.raises(ValueError, match=r"from_weak_perspective: expected focal, one number for all, got tensor"):
+        ta.PinholeCamera.from_weak_perspective(cam, 224, torch.tensor([1000.0]))
+    with pytest.raises(ValueError, match=r"mirrored: expected width, one number, got \(640, 480\)"):
+        camera.mirrored((640, 480))

@@ -119,7 +119,15 @@ class PinholeCamera:
             >>> translation
             tensor([[0.0000, 0.0000, 1.1161]])
         """
-        expect_floating(cam, "PinholeCamera.from_weak_perspective", "cam", ("B", 3))
+        who = "PinholeCamera.from_weak_perspective"
+        expect_floating(cam, who, "cam", ("B", 3))
+        for name, value in {"image_size": image_size, "focal": focal, "pixel_offset": pixel_offset}.items():
+            expect(
+                not isinstance(value, Sequence) and getattr(value, "ndim", 0) == 0,
+                who,
+                f"{name}, one number for all",
+                value,
+            )
         # 1e-9 as in HaMeR's own formula: s = 0 gives a far, finite depth.
         depth = 2.0 * focal / (image_size * cam[:, 0] + 1e-9)
         translation = torch.stack([cam[:, 1], cam[:, 2], depth], dim=-1)
@@ -185,6 +193,7 @@ class PinholeCamera:
             >>> camera.mirrored(width=128).principal
             tensor([[68., 64.]])
         """
+        expect(not isinstance(width, Sequence), "PinholeCamera.mirrored", "width, one number", width)
         principal = torch.stack([width - self.principal[:, 0], self.principal[:, 1]], dim=-1)
         if which is not None:
             principal = torch.where(which[:, None], principal, self.principal)

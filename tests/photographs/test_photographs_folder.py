@@ -136,6 +136,7 @@ PIXELS = np.arange(84.0).reshape(2, 21, 2) % 32
     ({"hand": np.array([True, False])}, r"expected hand of 'left' and 'right', got \{(True|False), (True|False)\}"),
     ({"keypoints_px": PIXELS / 32}, r"keypoints_px: .* in pixels, got normalised ones, from 0\.00 to 0\.97"),
     ({"joints_px": PIXELS / 16 - 1}, r"joints_px: .* in pixels, got normalised ones, from -1\.00 to 0\.94"),
+    ({"keypoints_px": 0 * PIXELS, "vertices_cam_cm": None}, "known keypoints, or vertices_cam_cm, got none in 2 photo"),
     ({"keypoints_px": 9 + PIXELS / 32}, r"keypoints_px: .* over at least 4 pixels, got over 0\.9"),
     ({"keypoints_px": 70 + PIXELS}, r"keypoints_px: .* on the upright image of 32 × 32, got 0% of them"),
     ({"keypoints_px": np.insert(PIXELS, 2, -20, axis=2)}, r"keypoints_px: expected a confidence in \[0, 2\] as third"),

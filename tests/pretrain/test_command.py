@@ -104,7 +104,7 @@ def test_mistakes_are_told_in_one_line(tmp_path, capsys):
     "arguments, message",
     [
         ([], "required: --output"),
-        (["--output", "x", "--steps", "0"], "expected a number above 0, got 0"),
+        (["--output", "x", "--steps", "0"], "expected 1 to 2147483647, got 0"),
         (["--output", "x", "--image-size", "big"], "invalid positive value: 'big'"),
         (["--output", "x", "--frames", "9-2"], "expected FIRST-LAST, as 0-99, got 9-2"),
     ],

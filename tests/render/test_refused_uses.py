@@ -14,6 +14,6 @@ def test_an_image_size_that_is_none(surface, size):
 
 def test_scripting_says_what_to_do_instead(surface):
     loss_fn = ta.DenseTextureAlignmentLoss.from_pretrained(32)
-    for module in (loss_fn, loss_fn.renderer, loss_fn.encoder):
+    for module in (loss_fn, loss_fn.renderer, loss_fn.encoder, surface):
         with pytest.raises(RuntimeError, match=r"cannot be compiled by torch.jit.script.*use torch.compile"):
             torch.jit.script(module)

@@ -184,6 +184,8 @@ def read_photographs(folder: str | Path, ids: Sequence[int] | None = None, image
     camera = PinholeCamera(intrinsics[:, :2] * scale, (intrinsics[:, 2:] + PIXEL_CENTRE) * scale)
     principal = torch.where(left[:, None], camera.mirrored(image_size).principal, camera.principal)
     keypoints = next(marks for name in KEYPOINTS if (marks := points(name)) is not None)
+    some = "vertices_cam_cm" in chosen or bool(keypoints.isfinite().any())
+    expect(some, WHO, "known keypoints, or vertices_cam_cm", f"none in {len(numbers)} photographs")
     masks = next((folder / name for name in MASK_FOLDERS if (folder / name).is_dir()), None)
     photographs = Photographs(
         ids=numbers,

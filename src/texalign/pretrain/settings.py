@@ -45,7 +45,7 @@ class PretrainSettings:
         who = "PretrainSettings"
         for name, least in {"steps": 1, "image_size": 16, "token_count": 1, "target_count": 1}.items():
             value = getattr(self, name)
-            expect(isinstance(value, int) and value >= least, who, f"{name} >= {least}", value)
+            expect(isinstance(value, int) and value >= least, who, f"a whole {name} >= {least}", value)
         size, share = self.batch_size, self.photograph_share
         even = isinstance(size, int) and size > 0 and size % VIEWS == 0
         expect(even, who, f"batch_size to be a multiple of {VIEWS}, the images of a hand", size)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from texalign._internal import computes_constants, expect, expect_same_device, expect_tensor, hand_asset
+from texalign._internal import Unscriptable, computes_constants, expect, expect_same_device, expect_tensor, hand_asset
 from texalign.rasterize import select_backend
 from texalign.surface.obj import read_obj
 from texalign.surface.topology import atlas_identity, boundary_loops, check_topology, relative_winding, twin_edges
@@ -43,7 +43,7 @@ class TexelMap(NamedTuple):
     redirect: Tensor
 
 
-class HandSurface(nn.Module):
+class HandSurface(Unscriptable, nn.Module):
     """All that is fixed about a hand's topology: faces, UV atlas, adjacency and handedness, as buffers.
 
     It holds no vertex positions: those come from a network. Nothing here enters a `state_dict`.
