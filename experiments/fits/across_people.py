@@ -42,7 +42,7 @@ NOISY = "detector + noise"
 LABELS = {NOISY: 1, "detector": None}
 BUNDLED, MEAN, PLAIN, MASK = "+ loss, bundled prior", "+ loss, mean colour", "+ plain difference", "+ mask"
 # Seeds of the labels' noise, and what they are tried on.
-NOISE_SEEDS, NOISE_SETS, NOISE_ARMS = (1, 2), ("hgr", "video"), (BUNDLED, MEAN, MASK)
+NOISE_SEEDS, NOISE_SETS, NOISE_ARMS = (1, 2), ("video", "hgr"), (BUNDLED, MEAN, MASK)
 # What the ratio is chosen on, and what the final tables are of: other people, and other frames of the video.
 # Of hgr several photographs a person, of sld one.
 TUNING_HGR, TUNING_EACH, TUNING_SLD, TUNING_FRAMES, TUNING_SEED = (1, 2), 8, range(1, 21), range(0, 298, 19), 30_000
