@@ -41,8 +41,8 @@ RATIO, RATIOS = 1.0, (0.25, 0.5, 1.0, 2.0, 4.0)
 NOISY = "detector + noise"
 LABELS = {NOISY: 1, "detector": None}
 BUNDLED, MEAN, PLAIN, MASK = "+ loss, bundled prior", "+ loss, mean colour", "+ plain difference", "+ mask"
-# Seeds of the labels' noise, and what they are tried on.
-NOISE_SEEDS, NOISE_SETS, NOISE_ARMS = (1, 2), ("video", "hgr"), (BUNDLED, MEAN, MASK)
+# Seeds of the labels' noise, and the arms that they are tried on.
+NOISE_SEEDS, NOISE_ARMS = (1, 2), (BUNDLED, MEAN, MASK)
 # What the ratio is chosen on, and what the final tables are of: other people, and other frames of the video.
 # Of hgr several photographs a person, of sld one.
 TUNING_HGR, TUNING_EACH, TUNING_SLD, TUNING_FRAMES, TUNING_SEED = (1, 2), 8, range(1, 21), range(0, 298, 19), 30_000
@@ -126,10 +126,9 @@ class AcrossPeople:
         return tables
 
     def noise_tables(self) -> Tables:
-        """Some sets and arms, by noisy labels: the mean over several seeds of the noise, and each by itself."""
+        """Some arms, by noisy labels: the mean over several seeds of the noise, and each by itself."""
         tables: Tables = {}
-        sets = self._sets(HGR, EACH, SLD, FRAMES)
-        for name, people in ((name, sets[name]) for name in NOISE_SETS if name in sets):
+        for name, people in self._sets(HGR, EACH, SLD, FRAMES).items():
             runs = [self._run(name, people, seed, NOISE_ARMS, [RATIO]) for seed in NOISE_SEEDS]
             for title, some in (("", runs), *((f", seed {seed}", [run]) for seed, run in zip(NOISE_SEEDS, runs))):
                 found = arm_table([run.errors for run in some], [run.weights for run in some], people)

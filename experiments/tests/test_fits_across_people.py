@@ -138,4 +138,5 @@ def test_the_tables_of_a_run_and_the_same_again_without_a_fit(tmp_path, renderer
     assert (tmp_path / "keep" / "worst hgr.png").exists()
     monkeypatch.setattr(across_people, "fitted", None)
     assert tables() == found
-    assert set(tables("noise_tables")) == {f"hgr, detector + noise{of}" for of in ("", ", seed 0")}
+    of_noise = {f"{name}, detector + noise{of}" for name in ("hgr", "sld") for of in ("", ", seed 0")}
+    assert set(tables("noise_tables")) == of_noise
