@@ -1,12 +1,12 @@
 """Does the loss pull hands into place? The prior, the landscape, fits to synthetic images and to photographs.
 
     python experiments/fits [--sections prior landscape synthetic real] [--fine-tuned FOLDER] [--images 64]
-    python experiments/fits --sections people ratios --people FOLDER [--prior FOLDER]
+    python experiments/fits --sections people ratios noise --people FOLDER [--prior FOLDER]
 
 Prints the tables, writes them to experiments/results/fits.json, and keeps what is finished in a folder: the same
 command again goes on where it was interrupted, and processes with other --sections or --seeds can share the work. The
 parts on photographs need TEXALIGN_REAL_DATA, the folder of the photographs (frames 318 to 397 are measured on); without
-it they are left out. The sections `people` and `ratios` have files of their own, fits_people.json and fits_ratios.json
+it they are left out. The sections `people`, `ratios` and `noise` have files of their own, fits_people.json and so on
 beside the other; their photographs are in the folders `sld` and `hgr` of --people.
 """
 
@@ -44,7 +44,7 @@ from texalign.photographs import Photographs, read_photographs
 EXPERIMENTS = Path(__file__).resolve().parents[1]
 SIZE, CHUNK, FRAMES_A_CHUNK = 128, 16, 20
 SECTIONS = ("prior", "landscape", "synthetic", "real")
-PEOPLE_SECTIONS = ("ratios", "people")
+PEOPLE_SECTIONS = ("ratios", "people", "noise")
 # Images of these seeds are seen by no training, and no choice was made on them.
 PLAIN_SEED, CLUTTERED_SEED = 20_001, 20_000
 
@@ -236,7 +236,7 @@ def across_people(arguments: argparse.Namespace, section: str) -> None:
     root = os.environ.get("TEXALIGN_REAL_DATA")
     renderer = ta.TexturedHandRenderer(surface, SIZE, backend="torch")
     fits = AcrossPeople(renderer, priors, arguments.people, Path(root) if root else None, arguments.keep)
-    tables = {"ratios": fits.ratio_tables, "people": fits.final_tables}[section]()
+    tables = {"ratios": fits.ratio_tables, "people": fits.final_tables, "noise": fits.noise_tables}[section]()
     for name, rows in tables.items():
         print(f"\n{name}\n\n{table(rows)}")
     command = f"python experiments/fits --sections {section} --people FOLDER"

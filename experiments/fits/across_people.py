@@ -1,4 +1,4 @@
-"""The two sections of `python experiments/fits` on photographs of many people: which ratio, and the final tables."""
+"""Sections of `python experiments/fits` on photographs of many people: which ratio, final tables, and other noise."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ RATIO, RATIOS = 1.0, (0.25, 0.5, 1.0, 2.0, 4.0)
 # Seeds of the labels' noise.
 NOISY = "detector + noise"
 LABELS = {NOISY: 1, "detector": None}
-BUNDLED, MASK = "+ loss, bundled prior", "+ mask"
+BUNDLED, MEAN, PLAIN, MASK = "+ loss, bundled prior", "+ loss, mean colour", "+ plain difference", "+ mask"
+# Seeds of the labels' noise, and the arms that they are tried on.
+NOISE_SEEDS, NOISE_ARMS = (1, 2), (BUNDLED, MEAN, MASK)
 # What the ratio is chosen on, and what the final tables are of: other people, and other frames of the video.
 # Of hgr several photographs a person, of sld one.
 TUNING_HGR, TUNING_EACH, TUNING_SLD, TUNING_FRAMES, TUNING_SEED = (1, 2), 8, range(1, 21), range(0, 298, 19), 30_000
@@ -91,8 +93,8 @@ class AcrossPeople:
 
         for name, prior in priors.items():
             add(f"+ loss, {name} prior", texture_term(loss(prior)), prior)
-        add("+ loss, mean colour", texture_term(loss(MeanColour())))
-        add("+ plain difference", texture_term(PlainDifference(renderer, priors["bundled"])), priors["bundled"])
+        add(MEAN, texture_term(loss(MeanColour())))
+        add(PLAIN, texture_term(PlainDifference(renderer, priors["bundled"])), priors["bundled"])
         add(MASK, mask_term(renderer))
 
     def settings(self, section: str) -> dict[str, Any]:
@@ -102,24 +104,35 @@ class AcrossPeople:
             (TUNING_HGR, TUNING_EACH, TUNING_SLD, TUNING_FRAMES) if tuned else (HGR, EACH, SLD, FRAMES)
         )
         chosen = {"hgr": list(hgr), "of each of hgr": each, "sld": list(sld), "frames": list(frames)}
-        return chosen | {"ratios": list(RATIOS) if tuned else [RATIO], "seeds of the labels' noise": LABELS[NOISY]}
+        seeds = list(NOISE_SEEDS) if section == "noise" else LABELS[NOISY]
+        return chosen | {"ratios": list(RATIOS) if tuned else [RATIO], "seeds of the labels' noise": seeds}
 
     def ratio_tables(self) -> Tables:
         """By set: the bundled prior at every ratio, by noisy labels, on the people that it is chosen on."""
         sets = self._sets(TUNING_HGR, TUNING_EACH, TUNING_SLD, TUNING_FRAMES)
         sets["generated"] = generated(CHUNK, self.renderer.height, TUNING_SEED)
-        runs = {name: self._run(name, people, NOISY, [BUNDLED], RATIOS) for name, people in sets.items()}
-        return {f"{name}, {NOISY}": arm_table(run.errors, run.weights, run.people) for name, run in runs.items()}
+        runs = {name: self._run(name, people, LABELS[NOISY], [BUNDLED], RATIOS) for name, people in sets.items()}
+        return {f"{name}, {NOISY}": arm_table([run.errors], [run.weights], run.people) for name, run in runs.items()}
 
     def final_tables(self) -> Tables:
         """All arms at the chosen ratio by set and labels, the bundled prior by skin, and the worst photographs."""
         tables: Tables = {}
         for name, people in self._sets(HGR, EACH, SLD, FRAMES).items():
-            runs = {labels: self._run(name, people, labels, list(self.terms), [RATIO]) for labels in LABELS}
+            runs = {labels: self._run(name, people, seed, list(self.terms), [RATIO]) for labels, seed in LABELS.items()}
             for labels, run in runs.items():
-                tables[f"{name}, {labels}"] = arm_table(run.errors, run.weights, people)
+                tables[f"{name}, {labels}"] = arm_table([run.errors], [run.weights], people)
                 tables[f"{name}, {labels}, by skin"] = skin_table(run.errors, BUNDLED, people)
             tables[f"{name}, the worst"] = self._worst(name, runs)
+        return tables
+
+    def noise_tables(self) -> Tables:
+        """Some arms, by noisy labels: the mean over several seeds of the noise, and each by itself."""
+        tables: Tables = {}
+        for name, people in self._sets(HGR, EACH, SLD, FRAMES).items():
+            runs = [self._run(name, people, seed, NOISE_ARMS, [RATIO]) for seed in NOISE_SEEDS]
+            for title, some in (("", runs), *((f", seed {seed}", [run]) for seed, run in zip(NOISE_SEEDS, runs))):
+                found = arm_table([run.errors for run in some], [run.weights for run in some], people)
+                tables[f"{name}, {NOISY}{title}"] = found
         return tables
 
     def _sets(self, hgr: Iterable[int], each: int, sld: Iterable[int], frames: Iterable[int]) -> dict[str, People]:
@@ -135,10 +148,10 @@ class AcrossPeople:
             print(f"{name}: {len(people)} of {persons} people or blocks, {people.left_out} left out", flush=True)
         return sets
 
-    def _run(self, name: str, people: People, labels: str, arms: Sequence[str], ratios: Sequence[float]) -> Run:
-        """The labels alone, and every arm at every ratio."""
-        marks = labels_of(people, LABELS[labels])
-        mine = f"{name} {people.photographs.fingerprint()[:8]}, {labels}"
+    def _run(self, name: str, people: People, seed: int | None, arms: Sequence[str], ratios: Sequence[float]) -> Run:
+        """The labels alone, and every arm at every ratio; `seed` of the labels' noise, None for the detector's."""
+        marks = labels_of(people, seed)
+        mine = f"{name} {people.photographs.fingerprint()[:8]}, {'detector' if seed is None else f'noise {seed}'}"
         masks = digest(people.mask.numpy().tobytes())[:8]
         rows = torch.arange(len(people)).split(CHUNK)
         start = self._fits(f"{mine}, start", lambda i: start_of(people.select(rows[i]), marks[rows[i]]), len(rows))

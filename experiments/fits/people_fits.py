@@ -8,7 +8,7 @@ and has no gradient to compare with.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ import texalign as ta
 from fits.comparison import change, comparison
 from fits.landscape import seeded
 from fits.people import People
-from fits.real_refinement import KEYPOINT_SCALE, RATE, STEPS, known, noisy
+from fits.real_refinement import KEYPOINT_SCALE, RATE, STEPS, known, noisy, over_seeds
 from fits.stand_ins import mask_difference, short_of_wrist
 from texalign.hand import (
     Hand,
@@ -130,18 +130,27 @@ def hand_errors(people: People, hand: Hand, renderer: ta.TexturedHandRenderer) -
     return {name: value.tolist() for name, value in values.items()}
 
 
-def arm_table(results: dict[str, Errors], weights: dict[str, float], people: People) -> list[dict[str, Any]]:
-    """A row for each arm: its weight, means, changes, and how many photographs are worse than by the labels alone."""
-    rows = comparison(results, BASE, people.person)
-    base = torch.tensor(results[BASE]["IoU"])
+def arm_table(
+    runs: Sequence[dict[str, Errors]], weights: Sequence[dict[str, float]], people: People
+) -> list[dict[str, Any]]:
+    """A row for each arm: its weight, means, changes, and how many fits are worse than by the labels alone.
+
+    Args:
+        runs: errors by arm, for each seed of the labels' noise; of a photograph the mean over them counts.
+        weights: by arm, for each seed.
+        people: of all runs.
+    """
+    rows = comparison({arm: over_seeds([run[arm] for run in runs]) for arm in runs[0]}, BASE, people.person)
+    base = torch.tensor([run[BASE]["IoU"] for run in runs])
     for row in rows:
-        row["weight"] = weights.get(row["variant"], 0.0)
-        row["worse in IoU"] = worse_share(torch.tensor(results[row["variant"]]["IoU"]), base)
+        arm = row["variant"]
+        row["weight"] = sum(weight[arm] for weight in weights) / len(weights)
+        row["worse in IoU"] = worse_share(torch.tensor([run[arm]["IoU"] for run in runs]), base)
     return rows
 
 
 def worse_share(iou: Tensor, base: Tensor) -> float:
-    """The share of photographs whose IoU is lower than the base's by more than a fit's noise."""
+    """The share of fits whose IoU is lower than the base's by more than a fit's noise."""
     return (iou < base - WORSE).float().mean().item()
 
 

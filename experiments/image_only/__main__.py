@@ -1,12 +1,14 @@
 """Does training with the loss make a strong network that sees the image alone better on other people?
 
     python experiments/image_only people --landmark-model FILE --people FOLDER [--arms …] [--seeds 0 1 2]
+    python experiments/image_only ratios --landmark-model FILE --people FOLDER [--seeds 0 1 2]
     python experiments/image_only evaluate --landmark-model FILE --checkpoint FILE --photographs FOLDER
     python experiments/image_only overlays --landmark-model FILE --people FOLDER --output PICTURE
 
 FILE is hand_landmark_full.tflite of the wheel mediapipe 0.10.21, FOLDER holds `sld` and `hgr`, the video is read from
 the folder named by TEXALIGN_REAL_DATA. `people` trains what is missing, prints the tables and writes them to
-experiments/results/people_networks.json; it goes on where it was stopped. `evaluate` takes any folder in the format of
+experiments/results/people_networks.json; `ratios` does the same with the loss at several ratios beside weak labels, for
+people_networks_ratios.json. Both go on where they were stopped. `evaluate` takes any folder in the format of
 docs/photographs.md. Checkpoints and what the frozen part sees are kept in --keep, outside git.
 """
 
@@ -25,19 +27,21 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 from image_only.experiment import ImageOnlyExperiment, evaluated
 from image_only.overlays import write_overlays
-from image_only.tables import TABLES, arm_rows, tuning_row
+from image_only.tables import SETS, TABLES, arm_rows, tuning_row
 from image_only.tflite_file import read_backbone
 from image_only.train import ARMS, FEW_ARMS, FREE, START, Run, Settings
 from recording import environment, table, write_json
+from training.arms import TEXTURE, WEAK
 
 EXPERIMENTS = Path(__file__).resolve().parents[1]
 ALL = (START, *ARMS, *FEW_ARMS, FREE)
+RATIOS = (0.25, 0.5, 1.0, 2.0, 4.0)
 
 
 def arguments_of(words: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("what", choices=("people", "tune", "evaluate", "overlays"))
+    parser.add_argument("what", choices=("people", "ratios", "tune", "evaluate", "overlays"))
     parser.add_argument("--landmark-model", type=Path, required=True, help="hand_landmark_full.tflite")
     parser.add_argument("--people", type=Path, help="folder of sld and hgr")
     parser.add_argument("--arms", nargs="+", choices=ALL, default=ALL)
@@ -98,6 +102,22 @@ def run_people(arguments: argparse.Namespace, experiment: ImageOnlyExperiment, s
     write_json(arguments.output or EXPERIMENTS / "results" / "people_networks.json", content)
 
 
+def run_ratios(arguments: argparse.Namespace, experiment: ImageOnlyExperiment, settings: Settings) -> None:
+    """Weak labels, and the loss beside them at every ratio, then the tables."""
+    runs = {WEAK: [Run(WEAK, seed, settings) for seed in arguments.seeds]}
+    for ratio in RATIOS:
+        given = replace(settings, ratio=ratio)
+        runs[f"{TEXTURE}, ratio {ratio:g}"] = [Run(TEXTURE, seed, given) for seed in arguments.seeds]
+    results = {arm: [experiment.result(run) for run in some] for arm, some in runs.items()}
+    examples = experiment.test.examples
+    tables = {which: arm_rows(results, WEAK, examples.kind, examples.person, which) for which in SETS}
+    for which, rows in tables.items():
+        print(f"\n{which}; changes against: {WEAK}\n\n{table(rows)}")
+    weights = {arm: [run["weight"] for run in some] for arm, some in results.items()}
+    content = {"environment": environment(), "settings": asdict(settings), "weights": weights, "tables": tables}
+    write_json(arguments.output or EXPERIMENTS / "results" / "people_networks_ratios.json", content)
+
+
 def main() -> None:
     """Do what the command line says."""
     arguments = arguments_of()
@@ -121,6 +141,8 @@ def main() -> None:
     if arguments.what == "overlays":
         runs = [Run(arm, 0 if arm == START else arguments.seeds[0], settings) for arm in arguments.arms]
         write_overlays(experiment, runs, arguments.output)
+    elif arguments.what == "ratios":
+        run_ratios(arguments, experiment, settings)
     else:
         run_people(arguments, experiment, settings)
 

@@ -13,7 +13,7 @@ import texalign as ta
 from texalign._internal import Draws
 from texalign.hand import KEYPOINT_WEIGHT, HandModel, anatomy_loss, keypoint_loss, sample_pose
 from training.arms import space_error
-from training.network import Correction, HandDescription, Position, Prediction, position, towards
+from training.network import Correction, HandDescription, Prediction, position, towards
 from training.samples import Batch
 
 WIDTH, CORRECTIONS = 384, 3
@@ -43,15 +43,7 @@ class MeshHead(HandDescription):
         self.correction = Correction(sum(self.sizes), 0, WIDTH)
 
     def forward(self, landmarks: Tensor, world: Tensor, camera: ta.PinholeCamera) -> Prediction:
-        """The hands: see `description`."""
-        return self.shown(*self.description(landmarks, world, camera), camera)
-
-    def shown(self, hand: Tensor, where: Position, camera: ta.PinholeCamera) -> Prediction:
-        """The hands that a description tells."""
-        return self.predicted(hand, where, camera, hand.new_zeros(len(hand), 0, 1, 1))
-
-    def description(self, landmarks: Tensor, world: Tensor, camera: ta.PinholeCamera) -> tuple[Tensor, Position]:
-        """Hands (B, 60) and the position that they are relative to.
+        """The hands.
 
         Args:
             landmarks: (B, 21, 2) pixels.
@@ -68,7 +60,8 @@ class MeshHead(HandDescription):
         for layer in self.hidden:
             x = functional.relu(x + layer(x))
         seen = torch.ones_like(joints[..., :1], dtype=torch.bool)
-        return self.corrected(self.out(x), where, camera, joints, seen, x), where
+        hand = self.corrected(self.out(x), where, camera, joints, seen, x)
+        return self.predicted(hand, where, camera, hand.new_zeros(len(hand), 0, 1, 1))
 
 
 class PosedHands(NamedTuple):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 import texalign as ta
@@ -19,12 +18,10 @@ class Said(NamedTuple):
     Attributes:
         prediction: the hands.
         world: (B, 21, 3) world landmarks in the photographs' axes.
-        damped: the hands again, through which a share of a gradient passes; without shares the same.
     """
 
     prediction: Prediction
     world: Tensor
-    damped: Prediction
 
 
 class ImageOnly(nn.Module):
@@ -39,19 +36,13 @@ class ImageOnly(nn.Module):
         super().__init__()
         self.tail, self.head = tail.requires_grad_(), head
 
-    def forward(self, maps: Tensor, crop: Crop, camera: ta.PinholeCamera, shares: Tensor | None = None) -> Said:
+    def forward(self, maps: Tensor, crop: Crop, camera: ta.PinholeCamera) -> Said:
         """The hands.
 
         Args:
             maps: (B, C, H, W) of the frozen stem.
             crop: that it saw.
             camera: of the photographs.
-            shares: (60,) of a gradient at `damped` that pass through the hand's description, or None for all.
         """
         landmarks, world = landmarks_of(self.tail(maps), crop)
-        hand, where = self.head.description(landmarks, world, camera)
-        prediction = self.head.shown(hand, where, camera)
-        if shares is None:
-            return Said(prediction, world, prediction)
-        lessened = torch.lerp(hand.detach(), hand, shares)
-        return Said(prediction, world, self.head.shown(lessened, where, camera))
+        return Said(self.head(landmarks, world, camera), world)

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 import texalign as ta
 from image_only.evaluate import without_offset
 from image_only.examples import NEIGHBOURS, Examples, Views
-from image_only.mesh_head import MeshHead
 from image_only.network import ImageOnly
 from texalign.hand import KEYPOINT_WEIGHT, anatomy_loss, keypoint_loss
 from training.arms import FULL, GROUPED, PLAIN, SILHOUETTE, TEXTURE, WEAK, make_term, space_error
@@ -61,8 +60,6 @@ class Settings:
         world_anchor: weight of the world landmarks' squared distance from the untrained tail's.
         depth_anchor: the same of the joints' depth behind the wrist, from the untrained network's.
         keypoint_scale: pixels, of the robust keypoint loss.
-        bending: share of an added term's gradient that reaches the joints' flexion; 1 for all.
-        orientation, depth: share that reaches the orientation, and the size in the image.
         late: share of the steps before an added term begins.
     """
 
@@ -74,9 +71,6 @@ class Settings:
     world_anchor: float = 0.1
     depth_anchor: float = 0.5
     keypoint_scale: float = 4.0
-    bending: float = 1.0
-    orientation: float = 1.0
-    depth: float = 1.0
     late: float = 0.0
 
 
@@ -214,8 +208,6 @@ class Trainer:
         if term is None:
             return 0.0
         labels = Labels(weak, torch.zeros(len(weak), dtype=torch.bool))
-        # The same weight however much of the gradient passes.
-        run = replace(run, settings=replace(run.settings, bending=1.0, orientation=1.0, depth=1.0))
         weights = []
         for step, rows in enumerate(self.batches(run, 0)[:MEASURED]):
             found: list[Prediction] = []
@@ -242,9 +234,9 @@ class Trainer:
         view = torch.randint(len(self.views.maps), (len(rows),), generator=generator)
         maps, crop, frozen = self.views.of(view, rows)
         part = self.examples.select(rows)
-        said, world, damped = network(maps, crop, part.camera, shares_of(network.head, settings))
+        said, world = network(maps, crop, part.camera)
         if found is not None:
-            found.append(damped)
+            found.append(said)
         keypoints, full = labels.keypoints[rows], labels.full[rows]
         alone = KEYPOINT_WEIGHT * keypoint_loss(said.joints, part.camera, keypoints, settings.keypoint_scale)
         alone = alone + anatomy_loss(network.head.hand, said.parameters)
@@ -261,18 +253,9 @@ class Trainer:
         if term is None:
             return alone, None
         drawn = torch.Generator().manual_seed(generator.initial_seed())
-        return alone, term(damped, batch, drawn)
+        return alone, term(said, batch, drawn)
 
 
 def behind_wrist(said: Prediction) -> Tensor:
     """(B, 21) metres."""
     return said.joints[..., 2] - said.joints[:, :1, 2]
-
-
-def shares_of(head: MeshHead, settings: Settings) -> Tensor | None:
-    """(60,) of an added term's gradient that pass through each number of a hand's description, or None for all."""
-    if settings.bending == settings.orientation == settings.depth == 1:
-        return None
-    angles, turn, shape, place, size = (torch.ones(count) for count in head.sizes)
-    angles.view(15, 3)[:, 0] = settings.bending
-    return torch.cat([angles, settings.orientation * turn, shape, place, settings.depth * size])

@@ -8,11 +8,12 @@ import torch
 
 import texalign as ta
 from fits import across_people, people_fits
-from fits.across_people import BUNDLED, AcrossPeople
+from fits.across_people import BUNDLED, MASK, AcrossPeople
 from fits.comparison import interval, relative_change
 from fits.people import generated, inside_photograph, moved, read_people
 from fits.people_fits import (
     BASE,
+    arm_table,
     errors,
     fitted,
     labels_of,
@@ -109,17 +110,25 @@ def test_skin_is_sorted_from_light_to_dark(hands):
     assert light["worse in IoU"] == 0
 
 
+def test_seeds_of_the_noise_are_averaged_by_photograph_and_counted_one_by_one(hands):
+    runs = [{BASE: {"IoU": [0.5] * 6}, MASK: {"IoU": [iou] * 6}} for iou in (0.6, 0.49)]
+    base, mask = arm_table(runs, [{BASE: 0.0, MASK: 2.0}, {BASE: 0.0, MASK: 4.0}], hands)
+    assert base["IoU change"].startswith("+0.000")
+    assert mask["IoU change"] == "+0.045 (+0.045 … +0.045)"
+    assert (mask["weight"], mask["worse in IoU"]) == (3.0, 0.5)
+
+
 def test_the_tables_of_a_run_and_the_same_again_without_a_fit(tmp_path, renderer, monkeypatch):
     for name, person in (("hgr", [0, 0, 1, 1]), ("sld", [0, 1, 2, 3])):
         write_folder(tmp_path / name, 4, SIZE, left_share=0, person=np.array(person), vertices_cam_cm=None)
-    changes = {"HGR": (0, 1), "SLD": range(4), "EACH": 2, "LABELS": {"detector + noise": 0}}
+    changes = {"HGR": (0, 1), "SLD": range(4), "EACH": 2, "LABELS": {"detector + noise": 0}, "NOISE_SEEDS": (0,)}
     for name, value in changes.items():
         monkeypatch.setattr(across_people, name, value)
     monkeypatch.setattr(people_fits, "STEPS", 2)
 
-    def tables():
+    def tables(section="final_tables"):
         priors = {"bundled": ta.UVTextureEncoder.from_pretrained()}
-        return AcrossPeople(renderer, priors, tmp_path, None, tmp_path / "keep").final_tables()
+        return getattr(AcrossPeople(renderer, priors, tmp_path, None, tmp_path / "keep"), section)()
 
     found = tables()
     rows = {row["variant"]: row for row in found["sld, detector + noise"]}
@@ -129,3 +138,5 @@ def test_the_tables_of_a_run_and_the_same_again_without_a_fit(tmp_path, renderer
     assert (tmp_path / "keep" / "worst hgr.png").exists()
     monkeypatch.setattr(across_people, "fitted", None)
     assert tables() == found
+    of_noise = {f"{name}, detector + noise{of}" for name in ("hgr", "sld") for of in ("", ", seed 0")}
+    assert set(tables("noise_tables")) == of_noise

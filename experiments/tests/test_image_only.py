@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from torch import nn
 
 from fits.people import generated
 from image_only import examples as examples_module
+from image_only.__main__ import RATIOS, run_ratios
 from image_only.backbone import CROP, Backbone, Crop, around, crops_of, whole
 from image_only.evaluate import mean_offset, seen_joints, without_offset
 from image_only.examples import NEIGHBOURS, Split, examples_of, views_of, weak_labels
@@ -22,7 +25,7 @@ from image_only.mesh_head import MeshHead, posed_hands, train_head
 from image_only.network import ImageOnly
 from image_only.tables import arm_rows
 from image_only.tflite_file import SameConvolution, read_backbone
-from image_only.train import CLEAN, FEW, FREE, FULL, Run, Settings, Trainer, labels_of, shares_of
+from image_only.train import CLEAN, FEW, FREE, FULL, Run, Settings, Trainer, labels_of
 from photograph_folder import write_folder
 from texalign import UVTextureEncoder
 from texalign.hand import HandModel
@@ -176,19 +179,6 @@ def test_labels_alone_have_no_weight_to_measure(trainer, examples):
     assert trainer.weight_of(Run(WEAK, 0), weak_labels(examples.detections, 0)) == 0
 
 
-def test_a_gradient_that_passes_no_flexion_leaves_the_hand_as_it_is(trainer):
-    rows = torch.arange(4)
-    maps, crop, _ = trainer.views.of(torch.zeros_like(rows), rows)
-    shares = shares_of(trainer.start.head, Settings(bending=0.0))
-    said = trainer.start(maps, crop, trainer.examples.select(rows).camera, shares)
-    assert torch.allclose(said.damped.vertices, said.prediction.vertices, atol=1e-6)
-    angles = said.damped.parameters.angles
-    (gradient,) = torch.autograd.grad(angles[..., 0].sum(), trainer.start.head.out.bias, retain_graph=True)
-    assert not gradient.any()
-    (gradient,) = torch.autograd.grad(angles[..., 1].sum(), trainer.start.head.out.bias)
-    assert gradient.any()
-
-
 def test_people_are_drawn_together():
     values, base = torch.rand(2, 12), torch.ones(2, 12)
     ones = torch.ones_like(values)
@@ -205,6 +195,23 @@ def test_an_untrained_network_is_compared_with_every_seed():
     assert [row["seeds"] for row in rows] == [1, 3]
     assert rows[0]["IoU: change"].startswith("+0.000")
     assert rows[1]["IoU"] == pytest.approx(0.6)
+
+
+def test_every_ratio_is_compared_with_weak_labels_alone(tmp_path):
+    figures = ("IoU", "boundary F", "2D to the detector, px", "2D joints, px", "PA-MPJPE, mm", "MPJPE, mm")
+
+    def result(run):
+        better = 1 + 0.1 * run.settings.ratio if run.arm == TEXTURE else 1.0
+        return {"weight": 2 * run.settings.ratio, "errors": {name: [better] * 3 for name in figures}}
+
+    examples = SimpleNamespace(kind=torch.arange(3), person=torch.arange(3))
+    experiment = SimpleNamespace(result=result, test=SimpleNamespace(examples=examples))
+    run_ratios(SimpleNamespace(seeds=[0, 1], output=tmp_path / "ratios.json"), experiment, Settings())
+    found = json.loads((tmp_path / "ratios.json").read_text())
+    people = {row["arm"]: row for row in found["tables"]["people"]}
+    assert list(people) == [WEAK, *(f"{TEXTURE}, ratio {ratio:g}" for ratio in RATIOS)]
+    assert people[f"{TEXTURE}, ratio 2"]["IoU: change"].startswith("+0.200")
+    assert found["weights"][f"{TEXTURE}, ratio 4"] == [8.0, 8.0]
 
 
 @pytest.mark.slow
