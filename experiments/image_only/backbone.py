@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+import texalign as ta
+
 # Pixels of the crops that landmarks are found in.
 CROP = 224
 # Landmarks whose box tells where the hand is, all but the finger ends; from the wrist to the knuckles is up.
@@ -51,6 +53,15 @@ class Crop(NamedTuple):
         """Some of them."""
         return Crop(*(value[rows] for value in self))
 
+    def shares(self, points: Tensor) -> Tensor:
+        """Points (B, N, 2) in photographs, pixels, as shares of the crops' sides: 0 to 1 inside."""
+        return ((points - self.centre[:, None]) @ self.axes()) / self.side[:, None, None] + 0.5
+
+    def camera(self, camera: ta.PinholeCamera, size: int) -> ta.PinholeCamera:
+        """Of crops of so many pixels: those of photographs, turned about their axes. Exact for square pixels."""
+        principal = size * self.shares(camera.principal[:, None])[:, 0]
+        return ta.PinholeCamera(camera.focal * (size / self.side)[:, None], principal)
+
     def image_points(self, points: Tensor) -> Tensor:
         """Points (B, N, 2) in crops, pixels, as pixels of the photographs."""
         return self.centre[:, None] + ((points / CROP - 0.5) * self.side[:, None, None]) @ self.axes().transpose(1, 2)
@@ -59,13 +70,13 @@ class Crop(NamedTuple):
         """Points in space (B, N, 3) turned from the crop's axes to the photograph's."""
         return torch.cat([points[..., :2] @ self.axes().transpose(1, 2), points[..., 2:]], dim=-1)
 
-    def cut(self, image: Tensor) -> Tensor:
-        """(B, 3, CROP, CROP) of photographs (B, 3, S, S), black beyond them."""
+    def cut(self, image: Tensor, pixels: int = CROP) -> Tensor:
+        """(B, 3, pixels, pixels) of photographs (B, 3, S, S), black beyond them."""
         size = image.shape[-1]
         affine = torch.cat(
             [self.axes() * (self.side / size)[:, None, None], (2 * self.centre / size - 1)[..., None]], dim=2
         )
-        grid = functional.affine_grid(affine, [len(image), 3, CROP, CROP], align_corners=False)
+        grid = functional.affine_grid(affine, [len(image), 3, pixels, pixels], align_corners=False)
         return functional.grid_sample(image, grid, align_corners=False)
 
 

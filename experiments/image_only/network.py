@@ -1,8 +1,8 @@
-"""A network that sees an image alone: frozen stem, trained tail, trained mesh head."""
+"""Networks that see an image alone: what they have in common, and the one of frozen stem, tail and mesh head."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,10 @@ from torch import Tensor, nn
 import texalign as ta
 from image_only.backbone import Crop, landmarks_of
 from image_only.mesh_head import MeshHead
-from training.network import Prediction
+from training.network import HandDescription, Prediction
+
+if TYPE_CHECKING:
+    from image_only.train import Settings
 
 
 class Said(NamedTuple):
@@ -18,13 +21,54 @@ class Said(NamedTuple):
 
     Attributes:
         prediction: the hands.
-        world: (B, 21, 3) world landmarks in the photographs' axes.
+        world: (B, 21, 3) world landmarks in the photographs' axes, or None of a network that has none.
         damped: the hands again, through which a share of a gradient passes; without shares the same.
     """
 
     prediction: Prediction
-    world: Tensor
+    world: Tensor | None
     damped: Prediction
+
+
+class Shown(NamedTuple):
+    """What a network is shown of B photographs.
+
+    Attributes:
+        image: (B, C, H, W), pixels of crops, or what a frozen stem makes of them.
+        crop: where they lie.
+        view: (B,) number of the crop among a photograph's.
+        world: (B, 21, 3) the untrained network's world landmarks, or None.
+    """
+
+    image: Tensor
+    crop: Crop
+    view: Tensor
+    world: Tensor | None
+
+
+class Views(Protocol):
+    """What networks are shown of N photographs: `FrozenViews`, `PhotographViews`."""
+
+    def select(self, rows: Tensor) -> Views:
+        """Of some photographs."""
+
+    def plain(self, rows: Tensor) -> Shown:
+        """Photographs (B,) as they are."""
+
+    def drawn(self, rows: Tensor, generator: torch.Generator) -> Shown:
+        """Photographs (B,) seen otherwise, to train on."""
+
+
+class Network(Protocol):
+    """From what is shown of photographs to hands in the photographs' cameras: `ImageOnly`, `Encoder`."""
+
+    head: HandDescription
+
+    def __call__(self, image: Tensor, crop: Crop, camera: ta.PinholeCamera, shares: Tensor | None = None) -> Said:
+        """See `ImageOnly.forward`."""
+
+    def groups(self, settings: Settings) -> list[dict[str, Any]]:
+        """Parameters, each group with its "rate"."""
 
 
 class ImageOnly(nn.Module):
@@ -38,6 +82,11 @@ class ImageOnly(nn.Module):
     def __init__(self, tail: nn.Module, head: MeshHead) -> None:
         super().__init__()
         self.tail, self.head = tail.requires_grad_(), head
+
+    def groups(self, settings: Settings) -> list[dict[str, Any]]:
+        """The tail's and the head's parameters."""
+        parts = ((self.tail, settings.rate), (self.head, settings.head_rate))
+        return [{"params": list(part.parameters()), "rate": rate} for part, rate in parts]
 
     def forward(self, maps: Tensor, crop: Crop, camera: ta.PinholeCamera, shares: Tensor | None = None) -> Said:
         """The hands.

@@ -17,7 +17,7 @@ from image_only import examples as examples_module
 from image_only.backbone import CROP, Backbone, Crop, around, crops_of, whole
 from image_only.evaluate import mean_offset, seen_joints, without_offset
 from image_only.examples import NEIGHBOURS, Split, examples_of, views_of, weak_labels
-from image_only.experiment import ImageOnlyExperiment, evaluated
+from image_only.experiment import EncoderAlone, ImageOnlyExperiment, Landmarks, evaluated
 from image_only.mesh_head import MeshHead, posed_hands, train_head
 from image_only.network import ImageOnly
 from image_only.tables import arm_rows
@@ -178,9 +178,9 @@ def test_labels_alone_have_no_weight_to_measure(trainer, examples):
 
 def test_a_gradient_that_passes_no_flexion_leaves_the_hand_as_it_is(trainer):
     rows = torch.arange(4)
-    maps, crop, _ = trainer.views.of(torch.zeros_like(rows), rows)
+    shown = trainer.views.plain(rows)
     shares = shares_of(trainer.start.head, Settings(bending=0.0))
-    said = trainer.start(maps, crop, trainer.examples.select(rows).camera, shares)
+    said = trainer.start(shown.image, shown.crop, trainer.examples.select(rows).camera, shares)
     assert torch.allclose(said.damped.vertices, said.prediction.vertices, atol=1e-6)
     angles = said.damped.parameters.angles
     (gradient,) = torch.autograd.grad(angles[..., 0].sum(), trainer.start.head.out.bias, retain_graph=True)
@@ -233,14 +233,14 @@ def test_a_run_is_kept_and_its_checkpoint_evaluated(tmp_path, backbone, monkeypa
     keep = tmp_path / "keep"
     keep.mkdir()
     torch.save(MeshHead().state_dict(), keep / "head.pt")
-    experiment = ImageOnlyExperiment(backbone, tmp_path, tmp_path / "video", keep)
+    experiment = ImageOnlyExperiment(Landmarks(backbone), tmp_path, tmp_path / "video", keep)
     experiment.splits = (split, replace(split, sld=(2,), hgr=(2,)))
     run = Run(SILHOUETTE, 0, Settings(epochs=1))
     result = experiment.result(run)
     assert experiment.result(run) == result
     assert result["weight"] > 0
     assert all(len(values) == len(experiment.test.examples) for values in result["errors"].values())
-    found = evaluated(backbone, experiment.file(run, "pt"), tmp_path / "sld", keep, False, (0.0, 0.0))
+    found = evaluated(Landmarks(backbone), experiment.file(run, "pt"), tmp_path / "sld", keep, False, (0.0, 0.0))
     assert found["people"] == 3
     assert 0 <= found["IoU"] <= 1
 
