@@ -8,8 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-import texalign as ta
-
 # Pixels of the crops that landmarks are found in.
 CROP = 224
 # Landmarks whose box tells where the hand is, all but the finger ends; from the wrist to the knuckles is up.
@@ -56,11 +54,6 @@ class Crop(NamedTuple):
     def shares(self, points: Tensor) -> Tensor:
         """Points (B, N, 2) in photographs, pixels, as shares of the crops' sides: 0 to 1 inside."""
         return ((points - self.centre[:, None]) @ self.axes()) / self.side[:, None, None] + 0.5
-
-    def camera(self, camera: ta.PinholeCamera, size: int) -> ta.PinholeCamera:
-        """Of crops of so many pixels: those of photographs, turned about their axes. Exact for square pixels."""
-        principal = size * self.shares(camera.principal[:, None])[:, 0]
-        return ta.PinholeCamera(camera.focal * (size / self.side)[:, None], principal)
 
     def image_points(self, points: Tensor) -> Tensor:
         """Points (B, N, 2) in crops, pixels, as pixels of the photographs."""

@@ -1,4 +1,4 @@
-"""A network that sees an image alone and is trained whole: the encoder of experiments/training, without keypoints."""
+"""A network that sees an image alone, trained whole: the image encoder of experiments/training, and a mesh head."""
 
 from __future__ import annotations
 
@@ -10,26 +10,32 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 import texalign as ta
+from image_only.backbone import CROP as LANDMARK_CROP
 from image_only.backbone import Crop, around, whole
 from image_only.examples import SIZE
+from image_only.mesh_head import MeshHead, train_head
 from image_only.network import Network, Said, Shown
 from image_only.train import LARGEST_GRADIENT, Settings
 from texalign._internal import Draws, write_whole
 from texalign.hand import KEYPOINT_WEIGHT, anatomy_loss, keypoint_loss
 from training.arms import MAP_WEIGHT, map_loss, space_error
 from training.augmentation import SCALE, SHIFT, TURN, recoloured
-from training.network import HandNetwork, Prediction
+from training.network import HandNetwork, Position, mean_places
 from training.order import seeded
 from training.samples import Batch, Samples, as_they_are
 from training.synthetic_samples import TRAIN_SEED, synthetic_samples
 
-# Pixels of the crops that it sees, and how often it corrects itself.
-CROP, CORRECTIONS = 96, 3
-# Generated images that START is trained on. Its steps are of so many images; in this share of them maps alone learn.
-IMAGES, STEPS, BATCH, MAPS_ALONE, RATE = 14_000, 5000, 16, 0.5, 1e-3
-KEYPOINT_SCALE, SPACE_WEIGHT, WEIGHT_DECAY = 4.0, 2.0, 1e-3
+# Pixels of the crops that it sees.
+CROP = 96
+# Generated images that START's maps learn from, in steps of so many. Its head learns from posed hands, without images.
+IMAGES, STEPS, BATCH, RATE = 14_000, 3250, 16, 1e-3
+HEAD_STEPS, HEAD_HANDS, KEYPOINT_SCALE, SPACE_WEIGHT, WEIGHT_DECAY = 800, 48, 4.0, 2.0, 1e-3
+# The first steps see all of them. Then only every so many of those that do not show the palm, as most photographs do:
+# its normal and the line of sight have a cosine below this.
+WIDE_STEPS, OTHERS, PALM = 1250, 4, -0.3
 # Generated hands are seen as photographs show them: turned so that fingers point up, give or take; the longer side of
 # the joints' box is this share of the crop's.
 ROLL, EXTENT = math.radians(40), (0.5, 0.85)
@@ -42,38 +48,55 @@ REHEARSED, REHEARSED_FROM = 4, 4_000
 
 
 class Encoder(nn.Module):
-    """`HandNetwork` that is shown no keypoints: its corrections follow the places of its own maps."""
+    """Maps of a `HandNetwork` say where the joints are, and a head lays the hand on them; no keypoints are shown."""
 
     def __init__(self) -> None:
         super().__init__()
-        head = HandNetwork(CROP, guided=True, corrections=CORRECTIONS)
-        self.head: HandNetwork = head.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        seeing = HandNetwork(CROP).requires_grad_(False)
+        # What comes after the maps is not used.
+        for part in (seeing.stem, seeing.norm, seeing.fine, seeing.coarse, seeing.lateral, seeing.maps):
+            part.requires_grad_()
+        self.seeing: HandNetwork = seeing.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.head = MeshHead(SIZE)
 
     def groups(self, settings: Settings) -> list[dict[str, Any]]:
-        """All parameters."""
-        return [{"params": list(self.head.parameters()), "rate": settings.rate}]
+        """The maps' and the head's parameters."""
+        maps = [parameter for parameter in self.seeing.parameters() if parameter.requires_grad]
+        return [
+            {"params": maps, "rate": settings.rate},
+            {"params": list(self.head.parameters()), "rate": settings.head_rate},
+        ]
 
-    def seen(self, image: Tensor, camera: ta.PinholeCamera) -> Prediction:
-        """Hands in the cameras of images (B, 3, S, S)."""
-        nowhere = image.new_full((len(image), 21, 2), torch.nan)
-        found: Prediction = self.head(image.contiguous(memory_format=torch.channels_last), camera, nowhere)
-        return found
+    def maps(self, image: Tensor) -> Tensor:
+        """(B, 21, H, W) logits of where in crops (B, 3, CROP, CROP) the joints are."""
+        return self.seeing.features(image.contiguous(memory_format=torch.channels_last))[3][:, :21]
+
+    def description(self, landmarks: Tensor, camera: ta.PinholeCamera) -> tuple[Tensor, Position]:
+        """The hand laid on landmarks (B, 21, 2), pixels of photographs, see `MeshHead.description`."""
+        # Landmarks in space are not known: those in the image tell of a right hand which way its fingers bend.
+        return self.head.description(landmarks, landmarks.new_zeros(len(landmarks), 21, 3), camera)
+
+    @torch.no_grad()
+    def laid_on(self, landmarks: Tensor, camera: ta.PinholeCamera) -> Tensor:
+        """(B, 21, 2) pixels: joints of the hand laid on landmarks."""
+        return camera.project(self.head.shown(*self.description(landmarks, camera), camera).joints)
 
     def forward(self, image: Tensor, crop: Crop, camera: ta.PinholeCamera, shares: Tensor | None = None) -> Said:
         """The hands.
 
         Args:
-            image: (B, 3, S, S), pixels of the crops.
+            image: (B, 3, CROP, CROP), pixels of the crops.
             crop: where they lie.
             camera: of the photographs.
-            shares: None: all of a gradient passes.
+            shares: (60,) of a gradient at `damped` that pass through the hand's description, or None for all.
         """
-        if shares is not None:
-            raise ValueError("Encoder: expected bending, orientation and depth of 1: all of a gradient passes")
-        found = self.seen(image, crop.camera(camera, CROP))
-        vertices, joints = (crop.image_directions(points) for points in (found.vertices, found.joints))
-        prediction = found._replace(vertices=vertices, joints=joints)
-        return Said(prediction, None, prediction)
+        maps = self.maps(image)
+        landmarks = crop.image_points(LANDMARK_CROP * (mean_places(maps)[0] + 1) / 2)
+        hand, where = self.description(landmarks, camera)
+        prediction = self.head.shown(hand, where, camera)._replace(maps=maps)
+        if shares is None:
+            return Said(prediction, None, prediction)
+        return Said(prediction, None, self.head.shown(torch.lerp(hand.detach(), hand, shares), where, camera))
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,16 +136,27 @@ def generated_hands(samples: Samples, rows: Tensor, generator: torch.Generator) 
     return batch, Shown(image, crop, torch.zeros_like(rows), None)
 
 
-def full_objective(encoder: Encoder, batch: Batch, shown: Shown, maps_alone: bool = False) -> Tensor:
-    """A scalar: maps, and but for `maps_alone` keypoints, anatomy and points in space."""
+def mostly_palms(samples: Samples) -> Samples:
+    """All that show the palm, and a part of the others."""
+    wrist, index, little, knuckle = (samples.joints[:, joint] for joint in (0, 5, 17, 9))
+    normal = functional.normalize(torch.linalg.cross(index - wrist, little - wrist), dim=1)
+    palm = (normal * functional.normalize(knuckle, dim=1)).sum(dim=1) < PALM
+    return samples.select((palm | (torch.arange(len(samples)) % OTHERS == 0)).nonzero()[:, 0])
+
+
+def map_objective(encoder: Encoder, batch: Batch, shown: Shown) -> Tensor:
+    """A scalar: of maps alone."""
+    shares = shown.crop.shares(batch.camera.project(batch.joints))
+    return MAP_WEIGHT * map_loss(encoder.maps(shown.image), shares, 1).mean()
+
+
+def full_objective(encoder: Encoder, batch: Batch, shown: Shown) -> Tensor:
+    """A scalar: of maps, keypoints, anatomy and points in space."""
     marks = batch.camera.project(batch.joints)
-    shares = shown.crop.shares(marks)
-    if maps_alone:
-        maps = encoder.head.features(shown.image.contiguous(memory_format=torch.channels_last))[3]
-        return MAP_WEIGHT * map_loss(maps[:, :21], shares, 1).mean()
     said = encoder(shown.image, shown.crop, batch.camera).prediction
     value = KEYPOINT_WEIGHT * keypoint_loss(said.joints, batch.camera, marks, KEYPOINT_SCALE)
-    value = value + anatomy_loss(encoder.head.hand, said.parameters) + MAP_WEIGHT * map_loss(said.maps, shares, 1)
+    value = value + anatomy_loss(encoder.head.hand, said.parameters)
+    value = value + MAP_WEIGHT * map_loss(said.maps, shown.crop.shares(marks), 1)
     return (value + SPACE_WEIGHT * space_error(said, batch)).mean()
 
 
@@ -134,7 +168,7 @@ class Rehearsal:
     """
 
     def __init__(self, samples: Samples) -> None:
-        self.samples = samples
+        self.samples = mostly_palms(samples)
 
     def __call__(self, network: Network, generator: torch.Generator) -> Tensor:
         """A scalar."""
@@ -143,41 +177,46 @@ class Rehearsal:
         return full_objective(network, *generated_hands(self.samples, rows, generator))
 
 
-def train_start(encoder: Encoder, samples: Samples, keep: Path, steps: int = STEPS, stop: int = STEPS) -> None:
-    """Train on generated images, maps alone at first, until a step; goes on from what a file keeps.
-
-    Without maps that see the hand, what learns its pose is led by corrections that follow nothing.
-    """
-    optimizer = torch.optim.AdamW(encoder.parameters(), lr=0.0, betas=(0.9, 0.98), weight_decay=WEIGHT_DECAY)
-    first, sums = 0, 0.0
+def train_maps(encoder: Encoder, samples: Samples, keep: Path, steps: int = STEPS, stop: int = STEPS) -> None:
+    """Train maps on generated images until a step; goes on from what a file keeps."""
+    maps = encoder.groups(Settings())[0]["params"]
+    optimizer = torch.optim.AdamW(maps, lr=0.0, betas=(0.9, 0.98), weight_decay=WEIGHT_DECAY)
+    first, sums, palms = 0, 0.0, mostly_palms(samples)
     if keep.exists():
         state = torch.load(keep, weights_only=True)
-        encoder.load_state_dict(state["network"])
+        encoder.seeing.load_state_dict(state["seeing"])
         optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
     for step in range(first, min(stop, steps)):
         share, generator = step / steps, seeded(0, step)
         for group in optimizer.param_groups:
             group["lr"] = RATE * min(1.0, 0.02 + 50 * share) * 0.5 * (1 + math.cos(math.pi * share))
-        rows = torch.randint(len(samples), (BATCH,), generator=generator)
-        value = full_objective(encoder, *generated_hands(samples, rows, generator), share < MAPS_ALONE)
+        drawn_from = samples if step < WIDE_STEPS else palms
+        rows = torch.randint(len(drawn_from), (BATCH,), generator=generator)
+        value = map_objective(encoder, *generated_hands(drawn_from, rows, generator))
         optimizer.zero_grad()
         value.backward()
-        nn.utils.clip_grad_norm_(encoder.parameters(), LARGEST_GRADIENT)
+        nn.utils.clip_grad_norm_(maps, LARGEST_GRADIENT)
         optimizer.step()
         sums += value.item()
-        if (step + 1) % KEPT_EVERY == 0:
+        if (step + 1) % KEPT_EVERY == 0 or step + 1 == steps:
             print(f"START: step {step + 1} of {steps}, {sums / KEPT_EVERY:.4g}", flush=True)
-            state = {"network": encoder.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
+            state = {"seeing": encoder.seeing.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
             keep.parent.mkdir(parents=True, exist_ok=True)
             write_whole(keep, partial(torch.save, state))
             sums = 0.0
 
 
 def encoder_start(keep: Path) -> Encoder:
-    """Trained on generated images with full labels, made once and kept in a folder."""
+    """Maps trained on generated images, a head on posed hands; made once and kept in a folder."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         encoder = Encoder()
-    train_start(encoder, synthetic_samples(keep, IMAGES, TRAIN_SEED, 0, SIZE), keep / "encoder start.pt")
+    file = keep / "encoder head.pt"
+    if not file.exists():
+        train_head(encoder.head, HEAD_STEPS, HEAD_HANDS, in_space=False)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, partial(torch.save, encoder.head.state_dict()))
+    encoder.head.load_state_dict(torch.load(file, weights_only=True))
+    train_maps(encoder, synthetic_samples(keep, IMAGES, TRAIN_SEED, 0, SIZE), keep / "encoder maps.pt")
     return encoder

@@ -82,6 +82,9 @@ class Approach(Protocol):
     def views(self, examples: Examples, keep: Path | None, views: int = VIEWS) -> Views:
         """Of photographs."""
 
+    def offset(self, start: Network, examples: Examples) -> Tensor | None:
+        """The `mean_offset` that labels are moved by; None for that of START as it sees the photographs."""
+
     def rehearsal(self, keep: Path) -> Rehearsal | None:
         """Of every step."""
 
@@ -114,6 +117,9 @@ class Landmarks:
         """What the frozen stem sees."""
         return views_of(self.backbone, examples, keep, views)
 
+    def offset(self, start: Network, examples: Examples) -> None:
+        """None."""
+
     def rehearsal(self, keep: Path) -> None:
         """None: it is anchored."""
 
@@ -138,6 +144,11 @@ class EncoderAlone:
     def views(self, examples: Examples, keep: Path | None, views: int = VIEWS) -> Views:
         """Their pixels."""
         return PhotographViews(examples.image)
+
+    def offset(self, start: Network, examples: Examples) -> Tensor:
+        """Of the head where it is told the detector's keypoints: what it sees of photographs is too far off."""
+        assert isinstance(start, Encoder)
+        return mean_offset(start.laid_on(examples.detections, examples.camera), examples.detections)
 
     def rehearsal(self, keep: Path) -> Rehearsal:
         """The first of the images that START is trained on."""
@@ -240,7 +251,9 @@ class ImageOnlyExperiment:
         """Of the training photographs, or of the test photographs without labels; made once."""
         if free not in self._trainers:
             seen = self.free if free else self.train
-            offset, rehearsal = self.offset(self.start), self.approach.rehearsal(self.keep)
+            offset = self.approach.offset(self.start, self.train.examples)
+            offset = self.offset(self.start) if offset is None else offset
+            rehearsal = self.approach.rehearsal(self.keep)
             self._trainers[free] = Trainer(self.start, seen.examples, seen.views, prior(), offset, rehearsal)
         return self._trainers[free]
 
