@@ -42,9 +42,9 @@ ROLL, EXTENT = math.radians(40), (0.5, 0.85)
 # Steps after which an unfinished START is kept.
 KEPT_EVERY = 250
 # On photographs. The anchors of the other network are replaced by generated images in every step.
-ENCODER = Settings(epochs=7, rate=3e-4, head_rate=3e-4, world_anchor=0.0, depth_anchor=0.0, late=4 / 7)
-# Generated images in every step, a multiple of their views, and how many they are drawn from.
-REHEARSED, REHEARSED_FROM = 4, 4_000
+ENCODER = Settings(epochs=10, rate=1e-3, head_rate=1e-4, world_anchor=0.0, depth_anchor=0.0, late=0.7)
+# Generated images in every step, and how many they are drawn from.
+REHEARSED, REHEARSED_FROM = 2, 4_000
 
 
 class Encoder(nn.Module):
