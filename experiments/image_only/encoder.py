@@ -47,7 +47,7 @@ ENCODER = Settings(epochs=10, rate=1e-3, head_rate=1e-4, world_anchor=0.0, depth
 REHEARSED, REHEARSED_FROM = 2, 4_000
 
 
-class Encoder(nn.Module):
+class Encoder(Network):
     """Maps of a `HandNetwork` say where the joints are, and a head lays the hand on them; no keypoints are shown."""
 
     def __init__(self) -> None:
@@ -82,14 +82,7 @@ class Encoder(nn.Module):
         return camera.project(self.head.shown(*self.description(landmarks, camera), camera).joints)
 
     def forward(self, image: Tensor, crop: Crop, camera: ta.PinholeCamera, shares: Tensor | None = None) -> Said:
-        """The hands.
-
-        Args:
-            image: (B, 3, CROP, CROP), pixels of the crops.
-            crop: where they lie.
-            camera: of the photographs.
-            shares: (60,) of a gradient at `damped` that pass through the hand's description, or None for all.
-        """
+        """See `Network.forward`; the image is (B, 3, CROP, CROP), pixels of the crops."""
         maps = self.maps(image)
         landmarks = crop.image_points(LANDMARK_CROP * (mean_places(maps)[0] + 1) / 2)
         hand, where = self.description(landmarks, camera)

@@ -100,7 +100,7 @@ class Landmarks:
     """
 
     settings, anchored = Settings(), True
-    arms = (START, *ARMS, *FEW_ARMS, FREE)
+    arms: tuple[str, ...] = (START, *ARMS, *FEW_ARMS, FREE)
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone.eval()
@@ -131,7 +131,7 @@ class EncoderAlone:
     """The image encoder of experiments/training, trained whole."""
 
     settings, anchored = ENCODER, False
-    arms = (START, WEAK, TEXTURE, CLEAN, SILHOUETTE, PLAIN, GROUPED, *FEW_ARMS)
+    arms: tuple[str, ...] = (START, WEAK, TEXTURE, CLEAN, SILHOUETTE, PLAIN, GROUPED, *FEW_ARMS)
 
     def network(self) -> Network:
         """See `Approach`, as of the others."""

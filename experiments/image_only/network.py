@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import texalign as ta
 from image_only.backbone import Crop, landmarks_of
 from image_only.mesh_head import MeshHead
-from training.network import HandDescription, Prediction
+from training.network import Prediction
 
 if TYPE_CHECKING:
     from image_only.train import Settings
@@ -59,19 +59,28 @@ class Views(Protocol):
         """Photographs (B,) seen otherwise, to train on."""
 
 
-class Network(Protocol):
+class Network(nn.Module):
     """From what is shown of photographs to hands in the photographs' cameras: `ImageOnly`, `Encoder`."""
 
-    head: HandDescription
-
-    def __call__(self, image: Tensor, crop: Crop, camera: ta.PinholeCamera, shares: Tensor | None = None) -> Said:
-        """See `ImageOnly.forward`."""
+    head: MeshHead
 
     def groups(self, settings: Settings) -> list[dict[str, Any]]:
-        """Parameters, each group with its "rate"."""
+        """Parameters that are trained, each group with its "rate"."""
+        raise NotImplementedError
+
+    def forward(self, image: Tensor, crop: Crop, camera: ta.PinholeCamera, shares: Tensor | None = None) -> Said:
+        """The hands.
+
+        Args:
+            image: (B, C, H, W), see `Shown`.
+            crop: that it saw.
+            camera: of the photographs.
+            shares: (60,) of a gradient at `damped` that pass through the hand's description, or None for all.
+        """
+        raise NotImplementedError
 
 
-class ImageOnly(nn.Module):
+class ImageOnly(Network):
     """The trained part: a tail that finds landmarks in maps, and a head that lays a hand on them.
 
     Args:
@@ -88,16 +97,9 @@ class ImageOnly(nn.Module):
         parts = ((self.tail, settings.rate), (self.head, settings.head_rate))
         return [{"params": list(part.parameters()), "rate": rate} for part, rate in parts]
 
-    def forward(self, maps: Tensor, crop: Crop, camera: ta.PinholeCamera, shares: Tensor | None = None) -> Said:
-        """The hands.
-
-        Args:
-            maps: (B, C, H, W) of the frozen stem.
-            crop: that it saw.
-            camera: of the photographs.
-            shares: (60,) of a gradient at `damped` that pass through the hand's description, or None for all.
-        """
-        landmarks, world = landmarks_of(self.tail(maps), crop)
+    def forward(self, image: Tensor, crop: Crop, camera: ta.PinholeCamera, shares: Tensor | None = None) -> Said:
+        """See `Network.forward`; the image is what the frozen stem makes of it."""
+        landmarks, world = landmarks_of(self.tail(image), crop)
         hand, where = self.head.description(landmarks, world, camera)
         prediction = self.head.shown(hand, where, camera)
         if shares is None:

@@ -210,11 +210,10 @@ class Trainer:
         """
         labels = labels_of(run.arm, self.examples, self.clean, weak, start_joints)
         begun = copy.deepcopy(self.begun(run, labels, report))
-        began = time.process_time()
-        added = None if self.term(run.arm) is None else (self.term(run.arm), weight)
-        self._steps(
-            begun, run, labels, self.first_step(run), run.settings.epochs * len(self.batches(run, 0)), added, report
-        )
+        began, term = time.process_time(), self.term(run.arm)
+        added = None if term is None else (term, weight)
+        last = run.settings.epochs * len(self.batches(run, 0))
+        self._steps(begun, run, labels, self.first_step(run), last, added, report)
         return begun.network, begun.seconds + time.process_time() - began
 
     def first_step(self, run: Run) -> int:
