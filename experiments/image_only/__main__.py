@@ -1,15 +1,16 @@
-"""Does training with the loss make a strong network that sees the image alone better on other people?
+"""Does training with the loss make a network that sees the image alone better on other people?
 
-    python experiments/image_only people --landmark-model FILE --people FOLDER [--arms …] [--seeds 0 1 2]
-    python experiments/image_only ratios --landmark-model FILE --people FOLDER [--seeds 0 1 2]
-    python experiments/image_only evaluate --landmark-model FILE --checkpoint FILE --photographs FOLDER
-    python experiments/image_only overlays --landmark-model FILE --people FOLDER --output PICTURE
+    python experiments/image_only people NETWORK --people FOLDER [--arms …] [--seeds 0 1 2]
+    python experiments/image_only ratios NETWORK --people FOLDER [--seeds 0 1 2]
+    python experiments/image_only evaluate NETWORK --checkpoint FILE --photographs FOLDER
+    python experiments/image_only overlays NETWORK --people FOLDER --output PICTURE
 
-FILE is hand_landmark_full.tflite of the wheel mediapipe 0.10.21, FOLDER holds `sld` and `hgr`, the video is read from
-the folder named by TEXALIGN_REAL_DATA. `people` trains what is missing, prints the tables and writes them to
-experiments/results/people_networks.json; `ratios` does the same with the loss at several ratios beside weak labels, for
-people_networks_ratios.json. Both go on where they were stopped. `evaluate` takes any folder in the format of
-docs/photographs.md. Checkpoints and what the frozen part sees are kept in --keep, outside git.
+NETWORK is `--landmark-model FILE`, hand_landmark_full.tflite of the wheel mediapipe 0.10.21, or `--network encoder`,
+which is first trained on generated images. FOLDER holds `sld` and `hgr`, the video is read from the folder named by
+TEXALIGN_REAL_DATA. `people` trains what is missing, prints the tables and writes them to
+experiments/results/people_networks.json or encoder_networks.json; `ratios` does the same with the loss at several
+ratios beside weak labels, for people_networks_ratios.json. Both go on where they were stopped. `evaluate` takes any
+folder in the format of docs/photographs.md. Checkpoints and what the frozen part sees are kept in --keep, outside git.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import torch
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
-from image_only.experiment import ImageOnlyExperiment, evaluated
+from image_only.experiment import Approach, EncoderAlone, ImageOnlyExperiment, Landmarks, evaluated
 from image_only.overlays import write_overlays
 from image_only.tables import SETS, TABLES, arm_rows, tuning_row
 from image_only.tflite_file import read_backbone
@@ -34,6 +35,8 @@ from recording import environment, table, write_json
 from training.arms import TEXTURE, WEAK
 
 EXPERIMENTS = Path(__file__).resolve().parents[1]
+# By network: the folder of unfinished things and the file of results.
+RESULTS = {"landmarks": ("image_only", "people_networks.json"), "encoder": ("encoder", "encoder_networks.json")}
 ALL = (START, *ARMS, *FEW_ARMS, FREE)
 RATIOS = (0.25, 0.5, 1.0, 2.0, 4.0)
 
@@ -42,11 +45,12 @@ def arguments_of(words: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("what", choices=("people", "ratios", "tune", "evaluate", "overlays"))
-    parser.add_argument("--landmark-model", type=Path, required=True, help="hand_landmark_full.tflite")
+    parser.add_argument("--network", choices=tuple(RESULTS), default="landmarks")
+    parser.add_argument("--landmark-model", type=Path, help="hand_landmark_full.tflite, for the network landmarks")
     parser.add_argument("--people", type=Path, help="folder of sld and hgr")
-    parser.add_argument("--arms", nargs="+", choices=ALL, default=ALL)
+    parser.add_argument("--arms", nargs="+", choices=ALL, help="all of the network's by default")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--keep", type=Path, default=EXPERIMENTS / "unfinished" / "image_only")
+    parser.add_argument("--keep", type=Path, help="folder of checkpoints")
     parser.add_argument("--output", type=Path, help="of the tables, or of a picture outside the repository")
     parser.add_argument("--show", action="store_true", help="only what is finished")
     parser.add_argument("--checkpoint", type=Path, help="for evaluate: a file that `people` kept")
@@ -59,24 +63,28 @@ def arguments_of(words: list[str] | None = None) -> argparse.Namespace:
         name, kind = setting.name, type(setting.default)
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help="see Settings")
     arguments = parser.parse_args(words)
-    needed = ("checkpoint", "photographs") if arguments.what == "evaluate" else ("people",)
-    for name in (*needed, *(("output",) if arguments.what == "overlays" else ())):
+    needed = ["checkpoint", "photographs"] if arguments.what == "evaluate" else ["people"]
+    needed += ["output"] if arguments.what == "overlays" else []
+    needed += ["landmark_model"] if arguments.network == "landmarks" else []
+    for name in needed:
         if getattr(arguments, name) is None:
-            parser.error(f"{arguments.what} needs --{name}")
+            parser.error(f"{arguments.what} needs --{name.replace('_', '-')}")
+    if arguments.keep is None:
+        arguments.keep = EXPERIMENTS / "unfinished" / RESULTS[arguments.network][0]
     return arguments
 
 
-def settings_of(arguments: argparse.Namespace) -> Settings:
-    """The default ones, but for what the command line changes."""
+def settings_of(arguments: argparse.Namespace, approach: Approach) -> Settings:
+    """The network's own, but for what the command line changes."""
     given = {setting.name: getattr(arguments, setting.name) for setting in fields(Settings)}
-    return replace(Settings(), **{name: value for name, value in given.items() if value is not None})
+    return replace(approach.settings, **{name: value for name, value in given.items() if value is not None})
 
 
 def run_people(arguments: argparse.Namespace, experiment: ImageOnlyExperiment, settings: Settings) -> None:
     """All runs, seed by seed, then the tables."""
     results: dict[str, list[dict[str, object]]] = {}
     for seed in arguments.seeds:
-        for arm in arguments.arms:
+        for arm in arguments.arms or experiment.approach.arms:
             run = Run(arm, 0 if arm == START else seed, settings)
             if (arguments.show and not experiment.file(run, "json").exists()) or (arm == START and arm in results):
                 continue
@@ -88,8 +96,9 @@ def run_people(arguments: argparse.Namespace, experiment: ImageOnlyExperiment, s
     tables = {}
     for title, (which, base, arms) in TABLES.items():
         found = {arm: results[arm] for arm in arms if arm in results}
-        if base in found:
-            tables[title] = arm_rows(found, base, examples.kind, examples.person, which)
+        rows = arm_rows(found, base, examples.kind, examples.person, which) if base in found else []
+        if len(rows) > 1:
+            tables[title] = rows
             print(f"\n{title}; changes against: {base}\n\n{table(tables[title])}")
     content = {
         "environment": environment(),
@@ -99,7 +108,7 @@ def run_people(arguments: argparse.Namespace, experiment: ImageOnlyExperiment, s
         "photographs": experiment.counts(),
         "tables": tables,
     }
-    write_json(arguments.output or EXPERIMENTS / "results" / "people_networks.json", content)
+    write_json(arguments.output or EXPERIMENTS / "results" / RESULTS[arguments.network][1], content)
 
 
 def run_ratios(arguments: argparse.Namespace, experiment: ImageOnlyExperiment, settings: Settings) -> None:
@@ -110,7 +119,8 @@ def run_ratios(arguments: argparse.Namespace, experiment: ImageOnlyExperiment, s
         runs[f"{TEXTURE}, ratio {ratio:g}"] = [Run(TEXTURE, seed, given) for seed in arguments.seeds]
     results = {arm: [experiment.result(run) for run in some] for arm, some in runs.items()}
     examples = experiment.test.examples
-    tables = {which: arm_rows(results, WEAK, examples.kind, examples.person, which) for which in SETS}
+    found = {which: arm_rows(results, WEAK, examples.kind, examples.person, which) for which in SETS}
+    tables = {which: rows for which, rows in found.items() if rows}
     for which, rows in tables.items():
         print(f"\n{which}; changes against: {WEAK}\n\n{table(rows)}")
     weights = {arm: [run["weight"] for run in some] for arm, some in results.items()}
@@ -122,11 +132,13 @@ def main() -> None:
     """Do what the command line says."""
     arguments = arguments_of()
     torch.set_num_threads(1)
-    backbone, settings = read_backbone(arguments.landmark_model), settings_of(arguments)
+    encoder = arguments.network == "encoder"
+    approach: Approach = EncoderAlone() if encoder else Landmarks(read_backbone(arguments.landmark_model))
+    settings = settings_of(arguments, approach)
     if arguments.what == "evaluate":
         shift = (arguments.mask_shift[0], arguments.mask_shift[1])
         found = evaluated(
-            backbone, arguments.checkpoint, arguments.photographs, arguments.keep, arguments.padded, shift
+            approach, arguments.checkpoint, arguments.photographs, arguments.keep, arguments.padded, shift
         )
         print(table([found]))
         if arguments.output is not None:
@@ -137,9 +149,10 @@ def main() -> None:
     real = os.environ.get("TEXALIGN_REAL_DATA")
     video = Path(real) if real else None
     tuning = arguments.what == "tune"
-    experiment = ImageOnlyExperiment(backbone, arguments.people, video, arguments.keep, tuning)
+    experiment = ImageOnlyExperiment(approach, arguments.people, video, arguments.keep, tuning)
     if arguments.what == "overlays":
-        runs = [Run(arm, 0 if arm == START else arguments.seeds[0], settings) for arm in arguments.arms]
+        arms = arguments.arms or approach.arms
+        runs = [Run(arm, 0 if arm == START else arguments.seeds[0], settings) for arm in arms]
         write_overlays(experiment, runs, arguments.output)
     elif arguments.what == "ratios":
         run_ratios(arguments, experiment, settings)

@@ -51,6 +51,10 @@ class Crop(NamedTuple):
         """Some of them."""
         return Crop(*(value[rows] for value in self))
 
+    def shares(self, points: Tensor) -> Tensor:
+        """Points (B, N, 2) in photographs, pixels, as shares of the crops' sides: 0 to 1 inside."""
+        return ((points - self.centre[:, None]) @ self.axes()) / self.side[:, None, None] + 0.5
+
     def image_points(self, points: Tensor) -> Tensor:
         """Points (B, N, 2) in crops, pixels, as pixels of the photographs."""
         return self.centre[:, None] + ((points / CROP - 0.5) * self.side[:, None, None]) @ self.axes().transpose(1, 2)
@@ -59,13 +63,13 @@ class Crop(NamedTuple):
         """Points in space (B, N, 3) turned from the crop's axes to the photograph's."""
         return torch.cat([points[..., :2] @ self.axes().transpose(1, 2), points[..., 2:]], dim=-1)
 
-    def cut(self, image: Tensor) -> Tensor:
-        """(B, 3, CROP, CROP) of photographs (B, 3, S, S), black beyond them."""
+    def cut(self, image: Tensor, pixels: int = CROP) -> Tensor:
+        """(B, 3, pixels, pixels) of photographs (B, 3, S, S), black beyond them."""
         size = image.shape[-1]
         affine = torch.cat(
             [self.axes() * (self.side / size)[:, None, None], (2 * self.centre / size - 1)[..., None]], dim=2
         )
-        grid = functional.affine_grid(affine, [len(image), 3, CROP, CROP], align_corners=False)
+        grid = functional.affine_grid(affine, [len(image), 3, pixels, pixels], align_corners=False)
         return functional.grid_sample(image, grid, align_corners=False)
 
 

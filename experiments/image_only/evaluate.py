@@ -8,25 +8,32 @@ import torch
 from torch import Tensor
 
 import texalign as ta
-from image_only.examples import SIZE, Examples, Views
-from image_only.network import ImageOnly
-from texalign.metrics import boundary_f_score, mask_iou, pa_mpjpe_mm, point_error, root_relative_mpjpe_mm
+from image_only.examples import SIZE, Examples
+from image_only.network import Network, Views
+from texalign.metrics import (
+    boundary_f_score,
+    mask_iou,
+    pa_mpjpe_mm,
+    pa_mpvpe_mm,
+    point_error,
+    root_relative_mpjpe_mm,
+)
 from training.network import Prediction, position
 
 CHUNK = 32
 Figures = dict[str, Tensor]
 
 
-def predictions(network: ImageOnly, examples: Examples, views: Views) -> Iterator[tuple[Examples, Prediction]]:
+def predictions(network: Network, examples: Examples, views: Views) -> Iterator[tuple[Examples, Prediction]]:
     """Chunk by chunk, of the photographs as they are."""
     for rows in torch.arange(len(examples)).split(CHUNK):
         part = examples.select(rows)
-        maps, crop, _ = views.of(torch.zeros_like(rows), rows)
+        shown = views.plain(rows)
         with torch.no_grad():
-            yield part, network(maps, crop, part.camera).prediction
+            yield part, network(shown.image, shown.crop, part.camera).prediction
 
 
-def seen_joints(network: ImageOnly, examples: Examples, views: Views) -> Tensor:
+def seen_joints(network: Network, examples: Examples, views: Views) -> Tensor:
     """(N, 21, 2) pixels."""
     return torch.cat([part.camera.project(said.joints) for part, said in predictions(network, examples, views)])
 
@@ -43,7 +50,7 @@ def without_offset(seen: Tensor, detections: Tensor, offset: Tensor) -> Tensor:
     return seen - (offset * spread[:, None]) @ roll.transpose(1, 2)
 
 
-def errors(network: ImageOnly, examples: Examples, views: Views, offset: Tensor) -> Figures:
+def errors(network: Network, examples: Examples, views: Views, offset: Tensor) -> Figures:
     """By figure (N,), NaN where there is nothing to measure.
 
     Args:
@@ -69,6 +76,7 @@ def errors(network: ImageOnly, examples: Examples, views: Views, offset: Tensor)
                 "2D joints, px": point_error(seen, part.marks),
                 "PA-MPJPE, mm": pa_mpjpe_mm(said.joints, part.joints),
                 "MPJPE, mm": root_relative_mpjpe_mm(said.joints, part.joints),
+                "PA-MPVPE, mm": pa_mpvpe_mm(said.vertices, part.vertices),
             }
         )
     return {name: torch.cat([figures[name] for figures in parts]) for name in parts[0]}

@@ -16,17 +16,18 @@ import texalign as ta
 from fits.people import SLD_SHIFT, People, fitted_people, moved, read_frames, read_people
 from fits.real_refinement import noisy
 from image_only.backbone import Backbone, Crop, crops_of, landmarks_of
+from image_only.network import Shown
 from recording import digest
 from texalign._internal import Draws, write_whole
 from texalign.photographs import read_photographs
 from training.augmentation import recoloured
 from training.order import seeded
-from training.samples import Rows
+from training.samples import Rows, Samples, as_they_are
 
 SIZE = 128
 # Photographs of one person, or neighbouring frames, that follow each other and may share a texture.
 NEIGHBOURS = 4
-KINDS = ("sld", "hgr", "video")
+KINDS = ("sld", "hgr", "video", "generated")
 # Of frozen features: the photograph as it is, and so many jittered crops with other colours.
 VIEWS = 4
 JITTER_TURN, JITTER_SCALE, JITTER_SHIFT = math.radians(10), (0.87, 1.15), 0.05
@@ -51,7 +52,8 @@ TRAIN = Split(range(120), 4, range(6), 24, range(0, 298))
 TEST = Split(range(120, 159), 4, (6, 7), 40, range(318, 398))
 # For choosing, of `TRAIN`: people up to these and blocks of ten frames train, the later ones test. In the block that is
 # left out the detector is 8 to 14 px off or finds nothing.
-TUNED_ON, TUNED_UP_TO, LEFT_OUT = {"sld": 100, "hgr": 5, "video": 24}, {"sld": 100, "hgr": 5, "video": 26}, (28,)
+TUNED_ON = {"sld": 100, "hgr": 5, "video": 24, "generated": 0}
+TUNED_UP_TO, LEFT_OUT = {**TUNED_ON, "video": 26}, (28,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +69,7 @@ class Examples(Rows):
         detections: (N, 21, 2) pixels, a detector's keypoints.
         joints: (N, 21, 3) metres, true, NaN where nobody knows.
         marks: (N, 21, 2) pixels, true, NaN where nobody knows.
+        vertices: (N, 778, 3) metres, true, NaN where nobody knows.
         person: (N,) int64, equal where photographs are no independent draws.
         kind: (N,) int64, which of `KINDS`.
     """
@@ -79,6 +82,7 @@ class Examples(Rows):
     detections: Tensor
     joints: Tensor
     marks: Tensor
+    vertices: Tensor
     person: Tensor
     kind: Tensor
 
@@ -88,7 +92,7 @@ class Examples(Rows):
 
 
 @dataclass(frozen=True, eq=False)
-class Views(Rows):
+class FrozenViews(Rows):
     """What never changes in training, by view and photograph: (K, N, …).
 
     Attributes:
@@ -103,14 +107,22 @@ class Views(Rows):
     turn: Tensor
     world: Tensor
 
-    def photographs(self, rows: Tensor) -> Views:
+    def select(self, rows: Tensor) -> FrozenViews:
         """Of some photographs."""
-        return Views(*(getattr(self, field.name)[:, rows] for field in fields(self)))
+        return FrozenViews(*(getattr(self, field.name)[:, rows] for field in fields(self)))
 
-    def of(self, view: Tensor, rows: Tensor) -> tuple[Tensor, Crop, Tensor]:
+    def of(self, view: Tensor, rows: Tensor) -> Shown:
         """Maps, crops and world landmarks of views (B,) of photographs (B,)."""
         crop = Crop(*(value[view, rows] for value in (self.centre, self.side, self.turn)))
-        return self.maps[view, rows].float(), crop, self.world[view, rows]
+        return Shown(self.maps[view, rows].float(), crop, view, self.world[view, rows])
+
+    def plain(self, rows: Tensor) -> Shown:
+        """Photographs as they are."""
+        return self.of(torch.zeros_like(rows), rows)
+
+    def drawn(self, rows: Tensor, generator: torch.Generator) -> Shown:
+        """One of the views of each."""
+        return self.of(torch.randint(len(self.maps), (len(rows),), generator=generator), rows)
 
 
 def examples_of(people: People, kind: str, each: int | None = None, neighbours: int = 1) -> Examples:
@@ -136,9 +148,21 @@ def examples_of(people: People, kind: str, each: int | None = None, neighbours: 
         detections=photographs.keypoints,
         joints=torch.full((count, 21, 3), torch.nan) if joints is None else joints,
         marks=torch.full((count, 21, 2), torch.nan) if marks is None else marks,
+        vertices=torch.full((count, 778, 3), torch.nan),
         person=A_KIND * KINDS.index(kind) + people.person,
         kind=torch.full((count,), KINDS.index(kind)),
     )
+
+
+def generated_examples(samples: Samples, views: int) -> Examples:
+    """Generated images, to be measured on: every hand, of so many views, is a person."""
+    batch, kind = as_they_are(samples), KINDS.index("generated")
+    number = torch.arange(len(samples))
+    marks = batch.camera.project(batch.joints)
+    vertices = torch.full((len(batch), 778, 3), torch.nan) if batch.vertices is None else batch.vertices
+    truth = (batch.camera, marks, batch.joints, marks, vertices)
+    person, kinds = A_KIND * kind + number // views, torch.full_like(number, kind)
+    return Examples(batch.image, batch.mask, batch.valid, batch.free, *truth, person, kinds)
 
 
 def joined(parts: Sequence[Examples]) -> Examples:
@@ -222,7 +246,9 @@ def weak_labels(keypoints: Tensor, seed: int) -> Tensor:
 
 
 @torch.no_grad()
-def views_of(backbone: Backbone, examples: Examples, keep: Path | None, views: int = VIEWS, looks: int = 1) -> Views:
+def views_of(
+    backbone: Backbone, examples: Examples, keep: Path | None, views: int = VIEWS, looks: int = 1
+) -> FrozenViews:
     """What the frozen part sees, made once and kept in a folder: 19 kB a photograph and view.
 
     Args:
@@ -242,10 +268,10 @@ def views_of(backbone: Backbone, examples: Examples, keep: Path | None, views: i
         ]
         tensors = [torch.cat(column, dim=1) for column in zip(*parts)]
         if file is None:
-            return Views(*tensors)
+            return FrozenViews(*tensors)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, partial(torch.save, tensors))
-    return Views(*torch.load(file, weights_only=True))
+    return FrozenViews(*torch.load(file, weights_only=True))
 
 
 def _seen(backbone: Backbone, image: Tensor, number: int, views: int, looks: int) -> list[Tensor]:

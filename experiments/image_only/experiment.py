@@ -7,21 +7,31 @@ import json
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 import texalign as ta
 from image_only.backbone import Backbone
+from image_only.encoder import (
+    ENCODER,
+    REHEARSED_FROM,
+    Encoder,
+    PhotographViews,
+    Rehearsal,
+    encoder_start,
+)
 from image_only.evaluate import errors, mean_offset, seen_joints
 from image_only.examples import (
     KINDS,
     NEIGHBOURS,
     TEST,
     TRAIN,
+    VIEWS,
     Examples,
-    Views,
+    generated_examples,
+    joined,
     read_folder,
     read_split,
     trained_on,
@@ -30,46 +40,162 @@ from image_only.examples import (
     weak_labels,
 )
 from image_only.mesh_head import MeshHead, train_head
-from image_only.network import ImageOnly
-from image_only.train import ADDED, FREE, START, Run, Trainer
+from image_only.network import ImageOnly, Network, Views
+from image_only.train import (
+    ADDED,
+    ARMS,
+    CLEAN,
+    FEW_ARMS,
+    FREE,
+    START,
+    Run,
+    Settings,
+    Trainer,
+)
 from recording import digest, environment
 from texalign._internal import write_whole
+from training.arms import GROUPED, PLAIN, SILHOUETTE, TEXTURE, WEAK
+from training.synthetic_samples import TEST_SEED, TRAIN_SEED, synthetic_samples
+from training.synthetic_samples import VIEWS as VIEWS_OF_A_HAND
 from training.train import words_of
+
+
+class Approach(Protocol):
+    """A kind of network: `Landmarks`, `EncoderAlone`.
+
+    Attributes:
+        settings: its own.
+        arms: in the order in which they are trained.
+        anchored: whether photographs without labels are held at START's joints.
+    """
+
+    settings: Settings
+    arms: tuple[str, ...]
+    anchored: bool
+
+    def network(self) -> Network:
+        """Weights are to be loaded into it."""
+
+    def start(self, keep: Path) -> Network:
+        """Untrained on photographs; what it is made of is kept in a folder."""
+
+    def views(self, examples: Examples, keep: Path | None, views: int = VIEWS) -> Views:
+        """Of photographs."""
+
+    def offset(self, start: Network, examples: Examples) -> Tensor | None:
+        """The `mean_offset` that labels are moved by; None for that of START as it sees the photographs."""
+
+    def rehearsal(self, keep: Path) -> Rehearsal | None:
+        """Of every step."""
+
+    def generated(self, keep: Path) -> Examples | None:
+        """To be measured on beside photographs."""
+
+
+class Landmarks:
+    """MediaPipe's landmark network, its stem frozen, and a mesh head.
+
+    Args:
+        backbone: untrained.
+    """
+
+    settings, anchored = Settings(), True
+    arms: tuple[str, ...] = (START, *ARMS, *FEW_ARMS, FREE)
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone.eval()
+
+    def network(self) -> Network:
+        """See `Approach`, as of the others."""
+        return ImageOnly(copy.deepcopy(self.backbone.tail), MeshHead())
+
+    def start(self, keep: Path) -> Network:
+        """The untrained tail, and the head trained on posed hands."""
+        return ImageOnly(self.backbone.tail, start_head(keep))
+
+    def views(self, examples: Examples, keep: Path | None, views: int = VIEWS) -> Views:
+        """What the frozen stem sees."""
+        return views_of(self.backbone, examples, keep, views)
+
+    def offset(self, start: Network, examples: Examples) -> None:
+        """None."""
+
+    def rehearsal(self, keep: Path) -> None:
+        """None: it is anchored."""
+
+    def generated(self, keep: Path) -> None:
+        """None: it has never seen any."""
+
+
+class EncoderAlone:
+    """The image encoder of experiments/training, trained whole."""
+
+    settings, anchored = ENCODER, False
+    arms: tuple[str, ...] = (START, WEAK, TEXTURE, CLEAN, SILHOUETTE, PLAIN, GROUPED, *FEW_ARMS)
+
+    def network(self) -> Network:
+        """See `Approach`, as of the others."""
+        return Encoder()
+
+    def start(self, keep: Path) -> Network:
+        """Trained on generated images."""
+        return encoder_start(keep)
+
+    def views(self, examples: Examples, keep: Path | None, views: int = VIEWS) -> Views:
+        """Their pixels."""
+        return PhotographViews(examples.image)
+
+    def offset(self, start: Network, examples: Examples) -> Tensor:
+        """Of the head where it is told the detector's keypoints: what it sees of photographs is too far off."""
+        assert isinstance(start, Encoder)
+        return mean_offset(start.laid_on(examples.detections, examples.camera), examples.detections)
+
+    def rehearsal(self, keep: Path) -> Rehearsal:
+        """The first of the images that START is trained on."""
+        return Rehearsal(synthetic_samples(keep, REHEARSED_FROM, TRAIN_SEED, 0))
+
+    def generated(self, keep: Path) -> Examples:
+        """Other hands than START is trained on."""
+        return generated_examples(synthetic_samples(keep, GENERATED, TEST_SEED, 0), VIEWS_OF_A_HAND)
+
+
+# Generated images to measure on.
+GENERATED = 800
 
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """Photographs, and what the frozen stem sees of them."""
+    """Photographs, and what a network is shown of them."""
 
     examples: Examples
     views: Views
 
     def select(self, rows: Tensor) -> Seen:
         """Some of them."""
-        return Seen(self.examples.select(rows), self.views.photographs(rows))
+        return Seen(self.examples.select(rows), self.views.select(rows))
 
 
 class ImageOnlyExperiment:
     """Arms on photographs of many people.
 
     Args:
-        backbone: untrained.
+        approach: the kind of network.
         people: folder of `sld` and `hgr`.
         video: folder of the frames, or None.
         keep: folder of unfinished things and checkpoints.
         tuning: trains and tests on training people only.
     """
 
-    def __init__(self, backbone: Backbone, people: Path, video: Path | None, keep: Path, tuning: bool = False) -> None:
-        self.backbone, self.people, self.video, self.keep = backbone.eval(), people, video, keep
+    def __init__(self, approach: Approach, people: Path, video: Path | None, keep: Path, tuning: bool = False) -> None:
+        self.approach, self.people, self.video, self.keep = approach, people, video, keep
         self.splits, self.tuning = (TRAIN, TEST), tuning
         self._trainers: dict[bool, Trainer] = {}
         self.folder = keep / ("tuning" if tuning else "runs")
 
     @cached_property
-    def start(self) -> ImageOnly:
-        """The untrained tail, and the head trained on posed hands, made once."""
-        return ImageOnly(self.backbone.tail, start_head(self.keep))
+    def start(self) -> Network:
+        """Before any photograph, made once."""
+        return self.approach.start(self.keep)
 
     @cached_property
     def train(self) -> Seen:
@@ -79,17 +205,18 @@ class ImageOnlyExperiment:
 
     @cached_property
     def test(self) -> Seen:
-        """Photographs of other people, and other frames."""
-        return self._parts[1] if self.tuning else self._read(1, 1)
+        """Photographs of other people, and other frames; perhaps generated images."""
+        return self._parts[1] if self.tuning else self._read(1, 1, self.approach.generated(self.keep))
 
     @cached_property
     def free(self) -> Seen:
         """The test photographs, in groups, as `FREE` trains on them."""
         return self._read(1, NEIGHBOURS)
 
-    def _read(self, which: int, neighbours: int) -> Seen:
+    def _read(self, which: int, neighbours: int, others: Examples | None = None) -> Seen:
         examples = read_split(self.splits[which], self.people, self.video, self.keep / "fits", neighbours)
-        return Seen(examples, views_of(self.backbone, examples, self.keep))
+        examples = examples if others is None else joined([examples, others])
+        return Seen(examples, self.approach.views(examples, self.keep))
 
     @cached_property
     def _of_training_people(self) -> Seen:
@@ -124,16 +251,22 @@ class ImageOnlyExperiment:
         """Of the training photographs, or of the test photographs without labels; made once."""
         if free not in self._trainers:
             seen = self.free if free else self.train
-            self._trainers[free] = Trainer(self.start, seen.examples, seen.views, prior(), self.offset(self.start))
+            offset = self.approach.offset(self.start, self.train.examples)
+            offset = self.offset(self.start) if offset is None else offset
+            rehearsal = self.approach.rehearsal(self.keep)
+            self._trainers[free] = Trainer(self.start, seen.examples, seen.views, prior(), offset, rehearsal)
         return self._trainers[free]
 
-    def trained(self, run: Run) -> tuple[ImageOnly, float, float]:
+    def trained(self, run: Run) -> tuple[Network, float, float]:
         """A network, CPU seconds, and the weight of the arm's term."""
         if run.arm == START:
             return self.start, 0.0, 0.0
         trainer = self.trainer(run.arm == FREE)
         weight = self.weight(run)
-        joints = seen_joints(self.start, trainer.examples, trainer.views)
+        if self.approach.anchored:
+            joints = seen_joints(self.start, trainer.examples, trainer.views)
+        else:
+            joints = torch.full_like(trainer.clean, torch.nan)
         weak = weak_labels(trainer.clean, run.seed)
         network, seconds = trainer.train(run, weak, joints, weight, partial(print, flush=True))
         return network, seconds, weight
@@ -145,10 +278,10 @@ class ImageOnlyExperiment:
         trainer = self.trainer(False)
         return trainer.weight_of(run, weak_labels(trainer.clean, run.seed))
 
-    def network(self, run: Run) -> ImageOnly:
+    def network(self, run: Run) -> Network:
         """As trained, from its checkpoint."""
         self.result(run)
-        network = copy.deepcopy(self.start)
+        network = self.approach.network()
         network.load_state_dict(torch.load(self.file(run, "pt"), weights_only=True)["network"])
         return network
 
@@ -159,19 +292,19 @@ class ImageOnlyExperiment:
             for name, seen in (("train", self.train), ("test", self.test))
         }
 
-    def offset(self, network: ImageOnly) -> Tensor:
+    def offset(self, network: Network) -> Tensor:
         """See `mean_offset`, of every third training photograph."""
         some = self.train.select(torch.arange(0, len(self.train.examples), 3))
         return mean_offset(seen_joints(network, some.examples, some.views), some.examples.detections)
 
 
 def evaluated(
-    backbone: Backbone, checkpoint: Path, folder: Path, keep: Path, padded: bool, shift: tuple[float, float]
+    approach: Approach, checkpoint: Path, folder: Path, keep: Path, padded: bool, shift: tuple[float, float]
 ) -> dict[str, Any]:
     """Means over all photographs of a folder; what the folder does not tell is left out.
 
     Args:
-        backbone: untrained.
+        approach: the kind of network.
         checkpoint: a file that `ImageOnlyExperiment.result` kept.
         folder: see `read_folder`, as are `padded` and `shift`.
         keep: folder of unfinished things.
@@ -180,8 +313,8 @@ def evaluated(
     """
     state = torch.load(checkpoint, weights_only=True)
     examples = read_folder(folder, keep / "fits", padded, shift)
-    views = views_of(backbone.eval(), examples, None, views=1)
-    network = ImageOnly(backbone.tail, MeshHead())
+    views = approach.views(examples, None, views=1)
+    network = approach.network()
     network.load_state_dict(state["network"])
     found = errors(network, examples, views, state["offset"])
     means = {name: values.nanmean().item() for name, values in found.items() if values.isfinite().any()}

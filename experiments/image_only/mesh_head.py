@@ -102,8 +102,18 @@ def posed_hands(model: HandModel, count: int, size: int, generator: torch.Genera
     return PosedHands(batch, landmarks, world)
 
 
-def train_head(head: MeshHead, steps: int = STEPS, hands: int = HANDS, seed: int = 0) -> list[float]:
-    """Train on posed hands that are drawn anew in every step, and return the objective by step."""
+def train_head(
+    head: MeshHead, steps: int = STEPS, hands: int = HANDS, seed: int = 0, in_space: bool = True
+) -> list[float]:
+    """Train on posed hands that are drawn anew in every step, and return the objective by step.
+
+    Args:
+        head: untrained.
+        steps: in which the rate falls to zero.
+        hands: in every step.
+        seed: of the hands.
+        in_space: whether it is told landmarks in space, or only those in the image.
+    """
     optimizer = torch.optim.AdamW(head.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=1e-3)
     generator = torch.Generator().manual_seed(seed)
     values = []
@@ -112,7 +122,7 @@ def train_head(head: MeshHead, steps: int = STEPS, hands: int = HANDS, seed: int
         for group in optimizer.param_groups:
             group["lr"] = RATE * min(1.0, 0.05 + 20 * share) * 0.5 * (1 + math.cos(math.pi * share))
         batch, landmarks, world = posed_hands(head.hand, hands, head.image_size, generator)
-        said = head(landmarks, world, batch.camera)
+        said = head(landmarks, world if in_space else torch.zeros_like(world), batch.camera)
         # Wide at first, or hands far from their keypoints would hardly be moved.
         scale = KEYPOINT_SCALE * head.image_size / 128 * 8 ** max(0.0, 1 - 3 * share)
         total = KEYPOINT_WEIGHT * keypoint_loss(said.joints, batch.camera, batch.keypoints, scale)

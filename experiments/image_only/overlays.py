@@ -28,7 +28,7 @@ def write_overlays(experiment: ImageOnlyExperiment, runs: list[Run], path: Path)
         ]
     )
     part = examples.select(rows)
-    seen = views.photographs(rows)
+    seen = views.select(rows)
     renderer = ta.TexturedHandRenderer(ta.HandSurface.mano(), SIZE)
     mask = outline(part.image, part.mask * part.counted, (1.0, 0.3, 0.9), width=1)
     pictures = {"mask, keypoints": mark(mask, part.detections, (1.0, 0.3, 0.3), 1.0)}

@@ -15,11 +15,13 @@ from training.tables import ABSOLUTE, paired_difference
 # Which photographs a table is of, and which figures.
 OF_PEOPLE = ("IoU", "boundary F", "2D to the detector, px")
 OF_FRAMES = ("2D joints, px", "PA-MPJPE, mm", "MPJPE, mm", "IoU", "boundary F")
+OF_GENERATED = ("2D joints, px", "PA-MPJPE, mm", "PA-MPVPE, mm", "MPJPE, mm", "IoU", "boundary F")
 SETS = {
     "people": (("sld", "hgr"), OF_PEOPLE),
     "sld": (("sld",), OF_PEOPLE),
     "hgr": (("hgr",), OF_PEOPLE),
     "video": (("video",), OF_FRAMES),
+    "generated images": (("generated",), OF_GENERATED),
 }
 # By title: the photographs, the arm that others are compared with, and the arms.
 WHOLE, TENTH, NONE = (
@@ -48,10 +50,12 @@ def arm_rows(results: Results, base: str, kind: Tensor, person: Tensor, which: s
         base: the arm that the others are compared with.
         kind: (N,) of the photographs, which of `KINDS`.
         person: (N,) who is drawn together.
-        which: one of `SETS`.
+        which: one of `SETS`; there may be no such photographs.
     """
     kinds, figures = SETS[which]
     rows = torch.stack([kind == KINDS.index(name) for name in kinds]).any(dim=0).nonzero()[:, 0]
+    if not len(rows):
+        return []
     table = []
     for arm, runs in results.items():
         row: dict[str, Any] = {"arm": arm, "seeds": len(runs)}

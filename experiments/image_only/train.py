@@ -14,10 +14,21 @@ from torch import Tensor, nn
 
 import texalign as ta
 from image_only.evaluate import without_offset
-from image_only.examples import NEIGHBOURS, Examples, Views
-from image_only.network import ImageOnly
+from image_only.examples import NEIGHBOURS, Examples, FrozenViews
+from image_only.network import Network, Said, Shown, Views
 from texalign.hand import KEYPOINT_WEIGHT, anatomy_loss, keypoint_loss
-from training.arms import FULL, GROUPED, PLAIN, SILHOUETTE, TEXTURE, WEAK, make_term, space_error
+from training.arms import (
+    FULL,
+    GROUPED,
+    MAP_WEIGHT,
+    PLAIN,
+    SILHOUETTE,
+    TEXTURE,
+    WEAK,
+    make_term,
+    map_loss,
+    space_error,
+)
 from training.network import Prediction
 from training.order import epoch_batches, seeded
 from training.samples import Batch
@@ -46,6 +57,8 @@ MEASURED = 8
 # Photographs at a time, where nothing is trained.
 CHUNK = 32
 LARGEST_GRADIENT = 5.0
+# What an arm adds, unweighted: a scalar.
+Term = Callable[[Prediction, Batch, torch.Generator], Tensor]
 
 
 @dataclass(frozen=True)
@@ -60,7 +73,7 @@ class Settings:
         world_anchor: weight of the world landmarks' squared distance from the untrained tail's.
         depth_anchor: the same of the joints' depth behind the wrist, from the untrained network's.
         keypoint_scale: pixels, of the robust keypoint loss.
-        late: share of the steps before an added term begins.
+        late: share of the steps before an added term begins; until then arms of the same labels are one training.
     """
 
     epochs: int = 3
@@ -88,7 +101,7 @@ class Labels:
     """What the photographs' objective is made of.
 
     Attributes:
-        keypoints: (N, 21, 2) pixels.
+        keypoints: (N, 21, 2) pixels, NaN where there are none.
         full: (N,) bool, where true joints are learned from too.
     """
 
@@ -104,7 +117,7 @@ def labels_of(arm: str, examples: Examples, clean: Tensor, weak: Tensor, start: 
         examples: to train on.
         clean: (N, 21, 2) keypoints.
         weak: (N, 21, 2) noisy keypoints.
-        start: (N, 21, 2) joints of the untrained network, which unlabelled photographs are anchored to.
+        start: (N, 21, 2) joints of the untrained network, which unlabelled photographs are anchored to, or NaN.
     """
     nowhere = torch.zeros(len(examples), dtype=torch.bool)
     if arm == FULL:
@@ -122,6 +135,22 @@ def labels_of(arm: str, examples: Examples, clean: Tensor, weak: Tensor, start: 
     return Labels(weak, nowhere)
 
 
+def labels_name(arm: str) -> str:
+    """The arm that has the same labels and adds nothing to them."""
+    if arm in FEW_ARMS:
+        return FEW
+    return arm if arm in (CLEAN, FULL, FREE) else WEAK
+
+
+@dataclass(frozen=True, eq=False)
+class Begun:
+    """A training of labels alone, up to where an added term begins."""
+
+    network: Network
+    optimizer: torch.optim.Optimizer
+    seconds: float
+
+
 class Trainer:
     """Trains arms on the same photographs, from the same network.
 
@@ -132,26 +161,39 @@ class Trainer:
         prior: of the texture.
         offset: (21, 2), the untrained network's `mean_offset` on training photographs: a detector's keypoints are moved
             by it to where the mesh has its joints, or fingers shrink to where a detector sees their tips.
+        rehearsal: what is minimised in every step beside the photographs' objective, or None.
     """
 
-    def __init__(self, start: ImageOnly, examples: Examples, views: Views, prior: nn.Module, offset: Tensor) -> None:
+    def __init__(
+        self,
+        start: Network,
+        examples: Examples,
+        views: Views,
+        prior: nn.Module,
+        offset: Tensor,
+        rehearsal: Callable[[Network, torch.Generator], Tensor] | None = None,
+    ) -> None:
         self.start, self.examples, self.views, self.prior = start, examples, views, prior
+        self.rehearsal = rehearsal
         self.clean = without_offset(examples.detections, examples.detections, -offset)
+        self._begun: dict[tuple[str, int, Settings], Begun] = {}
 
     @cached_property
     def depth(self) -> Tensor:
         """(K, N, 21) metres, of the untrained network's joints behind its wrist, by view."""
+        assert isinstance(self.views, FrozenViews)
         count, found = len(self.examples), []
         for view in range(len(self.views.maps)):
             for rows in torch.arange(count).split(CHUNK):
-                maps, crop, _ = self.views.of(torch.full_like(rows, view), rows)
+                shown = self.views.of(torch.full_like(rows, view), rows)
                 with torch.no_grad():
-                    found.append(behind_wrist(self.start(maps, crop, self.examples.camera[rows]).prediction))
+                    said = self.start(shown.image, shown.crop, self.examples.camera[rows]).prediction
+                found.append(behind_wrist(said))
         return torch.cat(found).unflatten(0, (-1, count))
 
     def train(
         self, run: Run, weak: Tensor, start_joints: Tensor, weight: float, report: Callable[[str], None] = print
-    ) -> tuple[ImageOnly, float]:
+    ) -> tuple[Network, float]:
         """The trained network, and CPU seconds.
 
         Args:
@@ -161,40 +203,74 @@ class Trainer:
             weight: of the arm's term, from `weight_of`.
             report: called with a line an epoch.
         """
-        began, settings = time.process_time(), run.settings
-        network = copy.deepcopy(self.start)
-        groups = [
-            {"params": list(network.tail.parameters()), "rate": settings.rate},
-            {"params": list(network.head.parameters()), "rate": settings.head_rate},
-        ]
-        optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), weight_decay=1e-4)
-        labels, term = labels_of(run.arm, self.examples, self.clean, weak, start_joints), self.term(run.arm)
-        for epoch in range(settings.epochs):
+        labels = labels_of(run.arm, self.examples, self.clean, weak, start_joints)
+        begun = copy.deepcopy(self.begun(run, labels, report))
+        began, term = time.process_time(), self.term(run.arm)
+        added = None if term is None else (term, weight)
+        last = run.settings.epochs * len(self.batches(run, 0))
+        self._steps(begun, run, labels, self.first_step(run), last, added, report)
+        return begun.network, begun.seconds + time.process_time() - began
+
+    def first_step(self, run: Run) -> int:
+        """In which an added term begins."""
+        return math.ceil(run.settings.late * run.settings.epochs * len(self.batches(run, 0)))
+
+    def begun(self, run: Run, labels: Labels, report: Callable[[str], None] = print) -> Begun:
+        """Trained on labels alone up to the `first_step`, made once for all arms of the same labels."""
+        key = (labels_name(run.arm), run.seed, run.settings)
+        if key not in self._begun:
+            began, network = time.process_time(), copy.deepcopy(self.start)
+            groups = network.groups(run.settings)
+            optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), weight_decay=1e-4)
+            self._steps(Begun(network, optimizer, 0.0), run, labels, 0, self.first_step(run), None, report)
+            self._begun[key] = Begun(network, optimizer, time.process_time() - began)
+        return self._begun[key]
+
+    def _steps(
+        self,
+        begun: Begun,
+        run: Run,
+        labels: Labels,
+        first: int,
+        last: int,
+        added: tuple[Term, float] | None,
+        report: Callable[[str], None],
+    ) -> None:
+        """Steps of these numbers, with an added term and its weight or none."""
+        network, optimizer, settings = begun.network, begun.optimizer, run.settings
+        sums = torch.zeros(3)
+        for number in range(first, last):
+            epoch, step = divmod(number, len(self.batches(run, 0)))
             batches = self.batches(run, epoch)
-            sums = torch.zeros(2)
-            for step, rows in enumerate(batches):
-                share = (epoch + step / len(batches)) / settings.epochs
-                for group in optimizer.param_groups:
-                    group["lr"] = group["rate"] * min(1.0, 0.1 + 10 * share) * 0.5 * (1 + math.cos(math.pi * share))
-                generator = seeded(run.seed, 2, epoch, step)
-                alone, added = self.objectives(network, run, rows, labels, term, generator)
-                total = alone.mean()
-                sums[0] += total.detach() / len(batches)
-                if added is not None and share >= settings.late:
-                    sums[1] += added.detach() / len(batches)
-                    total = total + weight * added
-                optimizer.zero_grad()
-                total.backward()
-                nn.utils.clip_grad_norm_(network.parameters(), LARGEST_GRADIENT)
-                optimizer.step()
-            report(f"{run.arm}, seed {run.seed}: epoch {epoch + 1}, labels {sums[0]:.4g}, term {sums[1]:.4g}")
-        return network, time.process_time() - began
+            share = number / len(batches) / settings.epochs
+            for group in optimizer.param_groups:
+                group["lr"] = group["rate"] * min(1.0, 0.1 + 10 * share) * 0.5 * (1 + math.cos(math.pi * share))
+            generator = seeded(run.seed, 2, epoch, step)
+            term = None if added is None else added[0]
+            alone, of_term = self.objectives(network, run, batches[step], labels, term, generator)
+            total = alone.mean()
+            sums[0] += total.detach()
+            if of_term is not None and added is not None:
+                sums[1] += of_term.detach()
+                total = total + added[1] * of_term
+            if self.rehearsal is not None:
+                again = self.rehearsal(network, seeded(run.seed, 4, epoch, step))
+                sums[2] += again.detach()
+                total = total + again
+            optimizer.zero_grad()
+            total.backward()
+            nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], LARGEST_GRADIENT)
+            optimizer.step()
+            if step == len(batches) - 1:
+                means = [f"{name} {value:.4g}" for name, value in zip(("labels", "term", "again"), sums / len(batches))]
+                report(f"{run.arm}, seed {run.seed}: epoch {epoch + 1}, {', '.join(means)}")
+                sums.zero_()
 
     def batches(self, run: Run, epoch: int) -> list[Tensor]:
         """Rows of an epoch, the same for all arms."""
         return epoch_batches(len(self.examples), run.settings.batch_size, NEIGHBOURS, False, run.seed, epoch)
 
-    def term(self, arm: str) -> Callable[[Prediction, Batch, torch.Generator], Tensor] | None:
+    def term(self, arm: str) -> Term | None:
         """What an arm adds, unweighted."""
         added = ADDED.get(arm)
         if added is None:
@@ -203,16 +279,20 @@ class Trainer:
         return make_term(added, one, {"bundled": self.prior}, torch.device("cpu"))
 
     def weight_of(self, run: Run, weak: Tensor) -> float:
-        """The weight of an arm's term: `balanced_weight` beside weak labels, mean over the first batches of START."""
+        """The weight of an arm's term: `balanced_weight` beside weak labels, mean over the first batches.
+
+        It is measured on the network that the term is added to: START, or what weak labels have made of it.
+        """
         term = self.term(run.arm)
         if term is None:
             return 0.0
         labels = Labels(weak, torch.zeros(len(weak), dtype=torch.bool))
+        network = self.begun(replace(run, arm=WEAK), labels).network
         weights = []
         for step, rows in enumerate(self.batches(run, 0)[:MEASURED]):
             found: list[Prediction] = []
             generator = seeded(run.seed, 2, 0, step)
-            alone, added = self.objectives(self.start, run, rows, labels, term, generator, found)
+            alone, added = self.objectives(network, run, rows, labels, term, generator, found)
             assert added is not None
             parameters = found[0].parameters
             at = (parameters.angles, parameters.orientation, parameters.translation)
@@ -221,30 +301,32 @@ class Trainer:
 
     def objectives(
         self,
-        network: ImageOnly,
+        network: Network,
         run: Run,
         rows: Tensor,
         labels: Labels,
-        term: Callable[[Prediction, Batch, torch.Generator], Tensor] | None,
+        term: Term | None,
         generator: torch.Generator,
         found: list[Prediction] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Of a batch: labels and anchor (B,), and what is added, a scalar. `found` gets the prediction."""
         settings = run.settings
-        view = torch.randint(len(self.views.maps), (len(rows),), generator=generator)
-        maps, crop, frozen = self.views.of(view, rows)
+        shown = self.views.drawn(rows, generator)
         part = self.examples.select(rows)
-        said, world = network(maps, crop, part.camera)
+        whole = network(shown.image, shown.crop, part.camera)
+        said = whole.prediction
         if found is not None:
             found.append(said)
         keypoints, full = labels.keypoints[rows], labels.full[rows]
         alone = KEYPOINT_WEIGHT * keypoint_loss(said.joints, part.camera, keypoints, settings.keypoint_scale)
         alone = alone + anatomy_loss(network.head.hand, said.parameters)
-        distance = ((world - frozen) / WORLD_UNIT).square().sum(dim=-1).mean(dim=1)
-        deeper = ((behind_wrist(said) - self.depth[view, rows]) / WORLD_UNIT).square().mean(dim=1)
+        if said.maps.shape[1]:
+            alone = alone + MAP_WEIGHT * map_loss(said.maps, shown.crop.shares(keypoints), 1)
         # True joints need no anchor.
-        alone = alone + torch.where(full, 0, settings.world_anchor * distance + settings.depth_anchor * deeper)
+        alone = alone + torch.where(full, 0, self.anchor(whole, shown, rows, settings))
         group = torch.arange(len(rows)) // NEIGHBOURS
+        # Hands without labels are taken to be where the network sees them.
+        keypoints = torch.where(keypoints.isfinite(), keypoints, part.camera.project(said.joints).detach())
         batch = Batch(part.image, part.valid, part.mask, part.valid, part.camera, keypoints, part.joints, None, group)
         if full.any():
             joints = torch.where(full[:, None, None], part.joints, said.joints.detach())
@@ -254,6 +336,14 @@ class Trainer:
             return alone, None
         drawn = torch.Generator().manual_seed(generator.initial_seed())
         return alone, term(said, batch, drawn)
+
+    def anchor(self, whole: Said, shown: Shown, rows: Tensor, settings: Settings) -> Tensor:
+        """(B,): how far a network that has world landmarks is from what it said untrained; 0 of others."""
+        if whole.world is None or shown.world is None:
+            return torch.zeros(len(rows))
+        distance = ((whole.world - shown.world) / WORLD_UNIT).square().sum(dim=-1).mean(dim=1)
+        deeper = ((behind_wrist(whole.prediction) - self.depth[shown.view, rows]) / WORLD_UNIT).square().mean(dim=1)
+        return settings.world_anchor * distance + settings.depth_anchor * deeper
 
 
 def behind_wrist(said: Prediction) -> Tensor:

@@ -18,9 +18,10 @@ from fits.people import generated
 from image_only import examples as examples_module
 from image_only.__main__ import RATIOS, run_ratios
 from image_only.backbone import CROP, Backbone, Crop, around, crops_of, whole
+from image_only.encoder import Encoder, PhotographViews, Rehearsal, generated_hands, train_maps
 from image_only.evaluate import mean_offset, seen_joints, without_offset
 from image_only.examples import NEIGHBOURS, Split, examples_of, views_of, weak_labels
-from image_only.experiment import ImageOnlyExperiment, evaluated
+from image_only.experiment import EncoderAlone, ImageOnlyExperiment, Landmarks, evaluated
 from image_only.mesh_head import MeshHead, posed_hands, train_head
 from image_only.network import ImageOnly
 from image_only.tables import arm_rows
@@ -31,6 +32,7 @@ from texalign import UVTextureEncoder
 from texalign.hand import HandModel
 from texalign.photographs import read_photographs
 from training.arms import PLAIN, SILHOUETTE, TEXTURE, WEAK
+from training.synthetic_samples import generated as generated_samples
 from training.tables import paired_difference
 
 
@@ -214,6 +216,108 @@ def test_every_ratio_is_compared_with_weak_labels_alone(tmp_path):
     assert found["weights"][f"{TEXTURE}, ratio 4"] == [8.0, 8.0]
 
 
+@pytest.fixture(scope="module")
+def encoder_trainer(examples):
+    torch.manual_seed(0)
+    return Trainer(
+        Encoder(), examples, PhotographViews(examples.image), UVTextureEncoder.from_pretrained(), torch.zeros(21, 2)
+    )
+
+
+# Two steps of labels, two with a term.
+TWO_EPOCHS = Settings(epochs=4, late=0.5, world_anchor=0.0, depth_anchor=0.0)
+
+
+def test_shares_of_a_crop_are_where_it_shows_a_point():
+    crop = Crop(torch.tensor([[60.0, 70.0], [64.0, 64.0]]), torch.tensor([100.0, 150.0]), torch.tensor([0.4, -1.0]))
+    points = 40 * torch.randn(2, 21, 2) + 64
+    assert torch.allclose(crop.image_points(CROP * crop.shares(points)), points, atol=1e-3)
+
+
+def test_the_encoder_reads_no_keypoint(encoder_trainer, examples):
+    moved = replace(examples, detections=examples.detections + 20, joints=examples.joints + 1, marks=-examples.marks)
+    views = PhotographViews(moved.image)
+    joints = seen_joints(encoder_trainer.start, moved, views)
+    assert torch.equal(joints, seen_joints(encoder_trainer.start, examples, encoder_trainer.views))
+
+
+def test_all_arms_are_shown_the_same_in_the_same_order(encoder_trainer):
+    rows = torch.arange(8)
+    shown = [encoder_trainer.views.drawn(rows, torch.Generator().manual_seed(3)) for _ in range(2)]
+    assert torch.equal(shown[0].image, shown[1].image)
+    assert torch.equal(shown[0].crop.turn, shown[1].crop.turn)
+    one, other = (encoder_trainer.batches(Run(arm, 1, TWO_EPOCHS), 2) for arm in (WEAK, TEXTURE))
+    assert all(torch.equal(mine, its) for mine, its in zip(one, other))
+
+
+def test_arms_of_the_same_labels_begin_as_one_training(encoder_trainer, examples):
+    weak = weak_labels(examples.detections, 0)
+    labels = labels_of(WEAK, examples, examples.detections, weak, weak)
+    begun = [encoder_trainer.begun(Run(arm, 0, TWO_EPOCHS), labels) for arm in (WEAK, SILHOUETTE)]
+    assert begun[0] is begun[1]
+    assert encoder_trainer.begun(Run(CLEAN, 0, TWO_EPOCHS), labels) is not begun[0]
+    before = {name: value.clone() for name, value in begun[0].network.state_dict().items()}
+    trained, _ = encoder_trainer.train(Run(SILHOUETTE, 0, TWO_EPOCHS), weak, weak, 1.0)
+    assert all(torch.equal(value, before[name]) for name, value in begun[0].network.state_dict().items())
+    assert not torch.equal(trained.head.out.weight, begun[0].network.head.out.weight)
+
+
+def test_photographs_without_labels_teach_an_encoder_nothing_but_what_is_added(encoder_trainer, examples):
+    nowhere = torch.full_like(examples.detections, torch.nan)
+    labels = labels_of(FEW, examples, examples.detections, nowhere, nowhere)
+    rows, term = torch.arange(8), encoder_trainer.term(TEXTURE)
+    draws = torch.Generator().manual_seed(0)
+    alone, added = encoder_trainer.objectives(encoder_trainer.start, Run(FEW, 0, TWO_EPOCHS), rows, labels, term, draws)
+    assert added.isfinite() and added > 0
+    keypoints = labels_of(WEAK, examples, examples.detections, examples.detections, nowhere)
+    told, _ = encoder_trainer.objectives(
+        encoder_trainer.start, Run(WEAK, 0, TWO_EPOCHS), rows, keypoints, None, torch.Generator().manual_seed(0)
+    )
+    assert (alone < told - 4).all()  # The maps' cross-entropy alone is nearly five nats, weighted by four.
+
+
+def test_generated_images_are_rehearsed_with_full_labels(encoder_trainer):
+    rehearsal = Rehearsal(generated_samples(8, 128, torch.Generator().manual_seed(1)))
+    value, again = (rehearsal(encoder_trainer.start, torch.Generator().manual_seed(2)) for _ in range(2))
+    assert torch.equal(value, again)
+    assert value > 10  # An untrained network's hands are centimetres off, and 2 cm count one.
+
+
+def test_generated_hands_are_whole_in_their_crops_and_point_up():
+    samples = generated_samples(12, 128, torch.Generator().manual_seed(1))
+    batch, shown = generated_hands(samples, torch.arange(12), torch.Generator().manual_seed(2))
+    marks = batch.camera.project(batch.joints)
+    shares = shown.crop.shares(marks)
+    assert ((shares > 0) & (shares < 1)).all()
+    # Two deviations of the roll.
+    assert (around(CROP * shares).turn.abs() <= math.radians(80) + 1e-3).all()
+
+
+def test_an_interrupted_start_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr("image_only.encoder.KEPT_EVERY", 1)
+    samples = generated_samples(16, 128, torch.Generator().manual_seed(1))
+
+    def trained(file, *stops):
+        torch.manual_seed(0)
+        encoder = Encoder()
+        for stop in stops:
+            train_maps(encoder, samples, tmp_path / file, 3, stop)
+        return encoder.state_dict()
+
+    whole_run, halves = trained("one.pt", 3), trained("two.pt", 1, 3)
+    assert all(torch.equal(value, halves[name]) for name, value in whole_run.items())
+
+
+def test_an_encoders_checkpoint_is_evaluated_on_a_folder(tmp_path, encoder_trainer):
+    write_folder(tmp_path / "people", 4, 128, left_share=0, person=np.array([0, 0, 1, 1]), vertices_cam_cm=None, seed=3)
+    state = {"network": encoder_trainer.start.state_dict(), "offset": torch.zeros(21, 2)}
+    torch.save(state, tmp_path / "run.pt")
+    found = evaluated(EncoderAlone(), tmp_path / "run.pt", tmp_path / "people", tmp_path, False, (0.0, 0.0))
+    assert found["people"] == 2
+    assert 0 <= found["IoU"] <= 1
+    assert found["2D to the detector, px"] > 0
+
+
 @pytest.mark.slow
 def test_the_head_learns_to_lay_hands_on_landmarks():
     torch.manual_seed(0)
@@ -240,14 +344,14 @@ def test_a_run_is_kept_and_its_checkpoint_evaluated(tmp_path, backbone, monkeypa
     keep = tmp_path / "keep"
     keep.mkdir()
     torch.save(MeshHead().state_dict(), keep / "head.pt")
-    experiment = ImageOnlyExperiment(backbone, tmp_path, tmp_path / "video", keep)
+    experiment = ImageOnlyExperiment(Landmarks(backbone), tmp_path, tmp_path / "video", keep)
     experiment.splits = (split, replace(split, sld=(2,), hgr=(2,)))
     run = Run(SILHOUETTE, 0, Settings(epochs=1))
     result = experiment.result(run)
     assert experiment.result(run) == result
     assert result["weight"] > 0
     assert all(len(values) == len(experiment.test.examples) for values in result["errors"].values())
-    found = evaluated(backbone, experiment.file(run, "pt"), tmp_path / "sld", keep, False, (0.0, 0.0))
+    found = evaluated(Landmarks(backbone), experiment.file(run, "pt"), tmp_path / "sld", keep, False, (0.0, 0.0))
     assert found["people"] == 3
     assert 0 <= found["IoU"] <= 1
 

@@ -255,6 +255,15 @@ class HandNetwork(HandDescription):
         if unknown or not all(name.startswith(guide) for name in missing):
             raise ValueError(f"begin_with: expected a HandNetwork's weights, got {missing} missing, {unknown} unknown")
 
+    def features(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of images (B, 3, S, S): two resolutions that are read at joints, a coarse one, and the logits of all maps."""
+        x = functional.relu(self.norm(self.stem(4 * (image - 0.45))))
+        finest = self.fine[0](x)
+        fine = self.fine[1](finest)
+        coarse = self.coarse(fine)
+        pyramid = fine + functional.interpolate(self.lateral(coarse), size=fine.shape[2:], mode="bilinear")
+        return finest, pyramid, coarse, self.maps(pyramid).float()
+
     def forward(self, image: Tensor, camera: ta.PinholeCamera, detections: Tensor | None = None) -> Prediction:
         """Predict the hands.
 
@@ -263,13 +272,7 @@ class HandNetwork(HandDescription):
             camera: of these images.
             detections: (B, 21, 2) pixels, for a guided network; where NaN, its own maps say where the joint is.
         """
-        x = functional.relu(self.norm(self.stem(4 * (image - 0.45))))
-        finest = self.fine[0](x)
-        fine = self.fine[1](finest)
-        coarse = self.coarse(fine)
-        upwards = functional.interpolate(self.lateral(coarse), size=fine.shape[2:], mode="bilinear")
-        pyramid = fine + upwards
-        maps = self.maps(pyramid).float()
+        finest, pyramid, coarse, maps = self.features(image)
         places, heights = mean_places(maps)
         joints = places[:, :21]
         if self.from_detections is not None:
