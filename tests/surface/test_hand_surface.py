@@ -3,6 +3,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -44,6 +46,20 @@ def test_every_bundled_surface_is_its_own(surface):
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(again.texel_map(16), before))
     with torch.inference_mode():
         assert not ta.HandSurface.mano().uv.is_inference()
+
+
+@pytest.mark.slow
+def test_fake_tensors_are_not_kept():
+    code = """
+import torch
+import texalign as ta
+from torch._subclasses.fake_tensor import FakeTensorMode
+with FakeTensorMode():
+    ta.HandSurface.mano()
+surface = ta.HandSurface.mano()
+assert type(surface.uv) is torch.Tensor and type(surface.texel_map(16).redirect) is torch.Tensor
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_twins_are_the_same_edge_in_the_neighbour(surface):

@@ -116,7 +116,8 @@ class HandSurface(Unscriptable, nn.Module):
             >>> surface.vertex_count, surface.faces.shape, surface.uv.shape
             (778, torch.Size([1538, 3]), torch.Size([905, 2]))
         """
-        return _bundled()._copied()
+        # Fake tensors (of `torch.export`, for instance) are not to be kept.
+        return _bundled()._copied() if type(torch.empty(0)) is Tensor else _mano()
 
     @classmethod
     def from_obj(cls, path: str | Path, is_right: bool | None = None) -> HandSurface:
@@ -239,9 +240,12 @@ class HandSurface(Unscriptable, nn.Module):
     def texel_map(self, texture_size: int) -> TexelMap:
         """Which face and barycentric point lies under the centre of each texel of a T × T texture. Cached."""
         key = (texture_size, self.faces.device)
-        if key not in self._texel_maps:
-            self._texel_maps[key] = _texel_map(self.uv, self.uv_faces, texture_size)
-        return self._texel_maps[key]
+        if key in self._texel_maps:
+            return self._texel_maps[key]
+        found = _texel_map(self.uv, self.uv_faces, texture_size)
+        if type(found.redirect) is Tensor:  # and not a fake one
+            self._texel_maps[key] = found
+        return found
 
     def dilated(self, texture: Tensor) -> Tensor:
         """Texture (B, C, T, T) with the texels just outside the charts overwritten by the nearest one inside.
@@ -299,11 +303,13 @@ def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
     return functional.normalize(summed, dim=-1)
 
 
-@cache
-def _bundled() -> HandSurface:
-    """Made once: looking for twins and loops takes a while."""
+def _mano() -> HandSurface:
     hand = hand_asset()
     return HandSurface(hand["faces"], hand["uv"], hand["uv_faces"], vertex_count=len(hand["vertices"]))
+
+
+# Made once: looking for twins and loops takes a while.
+_bundled = cache(_mano)
 
 
 def _as_array(values: Any) -> np.ndarray:
