@@ -16,7 +16,7 @@ import texalign as ta
 from image_only.backbone import CROP as LANDMARK_CROP
 from image_only.backbone import Crop, around, whole
 from image_only.examples import SIZE
-from image_only.mesh_head import MeshHead, train_head
+from image_only.mesh_head import MeshHead, train_once
 from image_only.network import Network, Said, Shown
 from image_only.train import LARGEST_GRADIENT, Settings
 from texalign._internal import Draws, write_whole
@@ -202,11 +202,6 @@ def encoder_start(keep: Path) -> Encoder:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         encoder = Encoder()
-    file = keep / "encoder head.pt"
-    if not file.exists():
-        train_head(encoder.head, HEAD_STEPS, HEAD_HANDS, in_space=False)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, partial(torch.save, encoder.head.state_dict()))
-    encoder.head.load_state_dict(torch.load(file, weights_only=True))
+    train_once(encoder.head, keep / "encoder head.pt", HEAD_STEPS, HEAD_HANDS, in_space=False)
     train_maps(encoder, synthetic_samples(keep, IMAGES, TRAIN_SEED, 0, SIZE), keep / "encoder maps.pt")
     return encoder

@@ -39,7 +39,7 @@ from image_only.examples import (
     views_of,
     weak_labels,
 )
-from image_only.mesh_head import MeshHead, train_head
+from image_only.mesh_head import MeshHead, train_once
 from image_only.network import ImageOnly, Network, Views
 from image_only.train import (
     ADDED,
@@ -90,6 +90,10 @@ class Approach(Protocol):
 
     def generated(self, keep: Path) -> Examples | None:
         """To be measured on beside photographs."""
+
+
+# Generated images to measure on.
+GENERATED = 800
 
 
 class Landmarks:
@@ -157,10 +161,6 @@ class EncoderAlone:
     def generated(self, keep: Path) -> Examples:
         """Other hands than START is trained on."""
         return generated_examples(synthetic_samples(keep, GENERATED, TEST_SEED, 0), VIEWS_OF_A_HAND)
-
-
-# Generated images to measure on.
-GENERATED = 800
 
 
 @dataclass(frozen=True, eq=False)
@@ -326,12 +326,7 @@ def start_head(keep: Path) -> MeshHead:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         head = MeshHead()
-    file = keep / "head.pt"
-    if not file.exists():
-        train_head(head)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, partial(torch.save, head.state_dict()))
-    head.load_state_dict(torch.load(file, weights_only=True))
+    train_once(head, keep / "head.pt")
     return head
 
 

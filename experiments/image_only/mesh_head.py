@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import texalign as ta
-from texalign._internal import Draws
+from texalign._internal import Draws, write_whole
 from texalign.hand import KEYPOINT_WEIGHT, HandModel, anatomy_loss, keypoint_loss, sample_pose
 from training.arms import space_error
 from training.network import Correction, HandDescription, Prediction, position, towards
@@ -133,3 +135,12 @@ def train_head(
         optimizer.step()
         values.append(total.mean().item())
     return values
+
+
+def train_once(head: MeshHead, file: Path, steps: int = STEPS, hands: int = HANDS, in_space: bool = True) -> None:
+    """`train_head`, or what a file has kept of it."""
+    if not file.exists():
+        train_head(head, steps, hands, in_space=in_space)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, partial(torch.save, head.state_dict()))
+    head.load_state_dict(torch.load(file, weights_only=True))

@@ -238,10 +238,11 @@ class Trainer:
     ) -> None:
         """Steps of these numbers, with an added term and its weight or none."""
         network, optimizer, settings = begun.network, begun.optimizer, run.settings
-        sums = torch.zeros(3)
+        sums, batches = torch.zeros(3), self.batches(run, 0)
         for number in range(first, last):
-            epoch, step = divmod(number, len(self.batches(run, 0)))
-            batches = self.batches(run, epoch)
+            epoch, step = divmod(number, len(batches))
+            if step == 0 or number == first:
+                batches = self.batches(run, epoch)
             share = number / len(batches) / settings.epochs
             for group in optimizer.param_groups:
                 group["lr"] = group["rate"] * min(1.0, 0.1 + 10 * share) * 0.5 * (1 + math.cos(math.pi * share))

@@ -122,12 +122,8 @@ class PinholeCamera:
         who = "PinholeCamera.from_weak_perspective"
         expect_floating(cam, who, "cam", ("B", 3))
         for name, value in {"image_size": image_size, "focal": focal, "pixel_offset": pixel_offset}.items():
-            expect(
-                not isinstance(value, Sequence) and getattr(value, "ndim", 0) == 0,
-                who,
-                f"{name}, one number for all",
-                value,
-            )
+            alone = not isinstance(value, Sequence) and getattr(value, "ndim", 0) == 0
+            expect(alone, who, f"{name}, one number for all", value)
         # 1e-9 as in HaMeR's own formula: s = 0 gives a far, finite depth.
         depth = 2.0 * focal / (image_size * cam[:, 0] + 1e-9)
         translation = torch.stack([cam[:, 1], cam[:, 2], depth], dim=-1)

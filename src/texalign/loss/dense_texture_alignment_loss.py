@@ -258,7 +258,7 @@ class DenseTextureAlignmentLoss(Unscriptable, nn.Module):
                 visible = ~(rendering.dropped | unreadable | hidden)
                 bare = (rendering.coverage * region * observed).sum(dim=(1, 2, 3)) < MINIMUM_PIXELS
                 reasons |= {"hidden": hidden & ~rendering.dropped, "masked": bare & visible}
-                reasons |= {"inside out": unseen & visible & ~bare}
+                reasons["inside out"] = unseen & visible & ~bare
                 self._look_at_first_batch(given, skipped, reasons)
             per_sample = bound.leave(found.per_sample.masked_fill(skipped, 0))
         return LossDetails(
