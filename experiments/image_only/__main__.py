@@ -31,14 +31,14 @@ from image_only.experiment import Approach, EncoderAlone, ImageOnlyExperiment, L
 from image_only.overlays import write_overlays
 from image_only.tables import SETS, TABLES, arm_rows, tuning_row
 from image_only.tflite_file import read_backbone
-from image_only.train import ARMS, FEW_ARMS, FREE, START, Run, Settings
+from image_only.train import ARMS, FEW_ARMS, FREE_ARMS, START, Run, Settings
 from recording import environment, table, write_json
 from training.arms import TEXTURE, WEAK
 
 EXPERIMENTS = Path(__file__).resolve().parents[1]
 # By network: the folder of unfinished things and the file of results.
 RESULTS = {"landmarks": ("image_only", "people_networks.json"), "encoder": ("encoder", "encoder_networks.json")}
-ALL = (START, *ARMS, *FEW_ARMS, FREE)
+ALL = (START, *ARMS, *FEW_ARMS, *FREE_ARMS)
 RATIOS = (0.25, 0.5, 1.0, 2.0, 4.0)
 
 

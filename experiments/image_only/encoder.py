@@ -92,17 +92,12 @@ class Encoder(Network):
         x = torch.cat([there.flatten(1), places.flatten(1), found[-1].mean(dim=(2, 3))], dim=1)
         return maps, self.to_space(x).unflatten(1, (21, 3))
 
-    def hand_on(self, landmarks: Tensor, world: Tensor, camera: ta.PinholeCamera) -> Prediction:
-        """The hands laid on landmarks (B, 21, 2), pixels of photographs, and (B, 21, 3) in their axes."""
-        said: Prediction = self.head(landmarks, world, camera)
-        return said
-
     @torch.no_grad()
     def laid_on(self, landmarks: Tensor, image: Tensor, camera: ta.PinholeCamera) -> Tensor:
         """(B, 21, 2) pixels: joints of the hand laid on landmarks, and as photographs (B, 3, S, S) show it in space."""
         crop = whole(image)
         world = crop.image_directions(self.seen(crop.cut(image, CROP))[1])
-        return camera.project(self.hand_on(landmarks, world, camera).joints)
+        return camera.project(self.head(landmarks, world, camera).joints)
 
     def forward(self, image: Tensor, crop: Crop, camera: ta.PinholeCamera) -> Said:
         """See `Network.forward`; the image is (B, 3, CROP, CROP), pixels of the crops."""
@@ -111,7 +106,8 @@ class Encoder(Network):
     def hand_of(self, maps: Tensor, space: Tensor, crop: Crop, camera: ta.PinholeCamera) -> Prediction:
         """The hands that are `seen` in crops."""
         landmarks = crop.image_points(LANDMARK_CROP * (mean_places(maps)[0] + 1) / 2)
-        return self.hand_on(landmarks, crop.image_directions(space), camera)._replace(maps=maps)
+        said: Prediction = self.head(landmarks, crop.image_directions(space), camera)
+        return said._replace(maps=maps)
 
 
 @dataclass(frozen=True, eq=False)

@@ -48,6 +48,7 @@ from image_only.train import (
     CLEAN,
     FEW_ARMS,
     FREE,
+    FREE_ARMS,
     FULL,
     START,
     Run,
@@ -144,7 +145,7 @@ class EncoderAlone:
 
     # Twice the photographs of the other network: all of its features are trained.
     settings, split, anchored = ENCODER, replace(TRAIN, sld_each=8, hgr_each=64), False
-    arms: tuple[str, ...] = (START, WEAK, TEXTURE, CLEAN, FULL, SILHOUETTE, PLAIN, GROUPED, *FEW_ARMS, FREE)
+    arms: tuple[str, ...] = (START, WEAK, TEXTURE, CLEAN, FULL, SILHOUETTE, PLAIN, GROUPED, *FEW_ARMS, *FREE_ARMS)
 
     def __init__(self, classifier: Path | None = None) -> None:
         self.classifier = classifier
@@ -276,9 +277,9 @@ class ImageOnlyExperiment:
         """A network, CPU seconds, and the weight of the arm's term."""
         if run.arm == START:
             return self.start, 0.0, 0.0
-        trainer = self.trainer(run.arm == FREE)
+        trainer = self.trainer(run.arm in FREE_ARMS)
         weight = self.weight(run)
-        if self.approach.anchored or run.arm == FREE:
+        if self.approach.anchored or run.arm in FREE_ARMS:
             joints = seen_joints(self.start, trainer.examples, trainer.views)
         else:
             joints = torch.full_like(trainer.clean, torch.nan)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from image_only.examples import KINDS
-from image_only.train import ARMS, FEW, FEW_ARMS, FREE, START
+from image_only.train import ARMS, FEW, FEW_ARMS, FREE, FREE_ALONE, FREE_ARMS, START
 from training.arms import WEAK
 from training.tables import ABSOLUTE, paired_difference
 
@@ -24,16 +24,19 @@ SETS = {
     "generated images": (("generated",), OF_GENERATED),
 }
 # By title: the photographs, the arm that others are compared with, and the arms.
-WHOLE, TENTH, NONE = (
+WHOLE, TENTH, NONE, ALONE = (
     (WEAK, START, *(arm for arm in ARMS if arm != WEAK)),
     (FEW, START, *FEW_ARMS[1:], WEAK),
-    (START, FREE),
+    (START, *FREE_ARMS),
+    (FREE_ALONE, FREE),
 )
-TABLES = {
-    f"{which}, {title}": (which, arms[0], arms)
-    for title, arms in (("all labelled", WHOLE), ("a tenth labelled", TENTH), ("no labels", NONE))
-    for which in SETS
+TITLES = {
+    "all labelled": WHOLE,
+    "a tenth labelled": TENTH,
+    "no labels": NONE,
+    "no labels, what the loss adds": ALONE,
 }
+TABLES = {f"{which}, {title}": (which, arms[0], arms) for title, arms in TITLES.items() for which in SETS}
 Results = dict[str, list[dict[str, Any]]]
 
 
@@ -70,9 +73,10 @@ def arm_rows(results: Results, base: str, kind: Tensor, person: Tensor, which: s
 
 
 def change(mine: Tensor, base: Tensor, name: str, person: Tensor) -> str:
-    """In words: values (S, N) against those of the base."""
-    seeds = max(len(mine), len(base))
-    mine, base = (values.expand(seeds, -1) if len(values) == 1 else values for values in (mine, base))
+    """In words: values (S, N) against those of the base, of the first seeds if one of them has more."""
+    several = [len(values) for values in (mine, base) if len(values) > 1]
+    seeds = min(several, default=1)
+    mine, base = (values.expand(seeds, -1) if len(values) == 1 else values[:seeds] for values in (mine, base))
     absolute = name.startswith(ABSOLUTE)
     ones = torch.ones_like(mine)
     found = paired_difference((mine, ones), (base, ones), not absolute, person)

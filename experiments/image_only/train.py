@@ -36,9 +36,10 @@ from training.settings import Settings as TermSettings
 
 START, CLEAN = "START, untrained", "clean keypoints"
 FEW, FEW_TEXTURE = "a tenth labelled", "a tenth labelled, + texture loss"
-FREE = "no labels, + texture loss"
+FREE, FREE_ALONE = "no labels, + texture loss", "no labels, own predictions alone"
 ARMS = (WEAK, TEXTURE, GROUPED, PLAIN, SILHOUETTE, CLEAN, FULL)
 FEW_ARMS = (FEW, FEW_TEXTURE)
+FREE_ARMS = (FREE_ALONE, FREE)
 # What an arm adds to its labels, by the name that `make_term` knows.
 ADDED = {
     TEXTURE: TEXTURE,
@@ -126,7 +127,7 @@ def labels_of(arm: str, examples: Examples, clean: Tensor, weak: Tensor, start: 
         return Labels(torch.where(known[:, None, None], true, clean), known)
     if arm == CLEAN:
         return Labels(clean, nowhere)
-    if arm == FREE:
+    if arm in FREE_ARMS:
         return Labels(start, nowhere)
     if arm in FEW_ARMS:
         # Whole groups, spread over all sets.
@@ -139,7 +140,9 @@ def labels_name(arm: str) -> str:
     """The arm that has the same labels and adds nothing to them."""
     if arm in FEW_ARMS:
         return FEW
-    return arm if arm in (CLEAN, FULL, FREE) else WEAK
+    if arm in FREE_ARMS:
+        return FREE_ALONE
+    return arm if arm in (CLEAN, FULL) else WEAK
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,7 +216,7 @@ class Trainer:
 
     def first_step(self, run: Run) -> int:
         """In which an added term begins; without labels there is nothing to wait for."""
-        if run.arm == FREE:
+        if run.arm in FREE_ARMS:
             return 0
         return math.ceil(run.settings.late * run.settings.epochs * len(self.batches(run, 0)))
 

@@ -27,7 +27,7 @@ from image_only.network import ImageOnly
 from image_only.same_convolution import SameConvolution
 from image_only.tables import arm_rows
 from image_only.tflite_file import read_backbone
-from image_only.train import CLEAN, FEW, FREE, FULL, Run, Settings, Trainer, labels_of
+from image_only.train import CLEAN, FEW, FREE, FREE_ALONE, FULL, Run, Settings, Trainer, labels_of
 from photograph_folder import write_folder
 from texalign import UVTextureEncoder
 from texalign.hand import HandModel
@@ -153,7 +153,8 @@ def test_a_tenth_is_labelled_and_the_others_are_anchored(examples):
     labelled = (few == weak).all(dim=(1, 2))
     assert labelled.sum() == 2 * NEIGHBOURS
     assert (few[~labelled] == 0).all()
-    assert torch.equal(labels_of(FREE, many, many.detections, weak, start).keypoints, start)
+    for arm in (FREE, FREE_ALONE):
+        assert torch.equal(labels_of(arm, many, many.detections, weak, start).keypoints, start)
     assert torch.equal(labels_of(CLEAN, many, many.detections, weak, start).keypoints, many.detections)
     full = labels_of(FULL, many, many.detections, weak, start)
     assert full.full.all()
@@ -196,6 +197,8 @@ def test_an_untrained_network_is_compared_with_every_seed():
     results = {"untrained": of, WEAK: 3 * of}
     rows = arm_rows(results, WEAK, torch.tensor([0, 1]), torch.tensor([1, 2]), "people")
     assert [row["seeds"] for row in rows] == [1, 3]
+    fewer = {"of two seeds": 2 * of, WEAK: 3 * of}
+    assert arm_rows(fewer, WEAK, torch.tensor([0, 1]), torch.tensor([1, 2]), "people")[0]["IoU: change"][:6] == "+0.000"
     assert rows[0]["IoU: change"].startswith("+0.000")
     assert rows[1]["IoU"] == pytest.approx(0.6)
 
