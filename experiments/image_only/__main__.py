@@ -74,6 +74,10 @@ def arguments_of(words: list[str] | None = None) -> argparse.Namespace:
     for name in needed:
         if getattr(arguments, name) is None:
             parser.error(f"{arguments.what} needs --{name.replace('_', '-')}")
+    for name in ("classifier", "landmark_model", "checkpoint"):
+        path = getattr(arguments, name)
+        if path is not None and not path.is_file():
+            parser.error(f"--{name.replace('_', '-')}: expected a file, got {path}")
     if arguments.keep is None:
         arguments.keep = EXPERIMENTS / "unfinished" / RESULTS[arguments.network][0]
     return arguments

@@ -16,7 +16,7 @@ from torch import nn
 
 from fits.people import generated
 from image_only import examples as examples_module
-from image_only.__main__ import RATIOS, run_ratios
+from image_only.__main__ import RATIOS, arguments_of, run_ratios
 from image_only.backbone import CROP, Backbone, Crop, around, crops_of, whole
 from image_only.encoder import Encoder, PhotographViews, Rehearsal, generated_hands, seen_in_space, train_seeing
 from image_only.evaluate import mean_offset, seen_joints, without_offset
@@ -201,6 +201,20 @@ def test_an_untrained_network_is_compared_with_every_seed():
     assert arm_rows(fewer, WEAK, torch.tensor([0, 1]), torch.tensor([1, 2]), "people")[0]["IoU: change"][:6] == "+0.000"
     assert rows[0]["IoU: change"].startswith("+0.000")
     assert rows[1]["IoU"] == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["people", "--network", "encoder", "--people", "."], "people needs --classifier"),
+        (["people", "--network", "encoder", "--people", ".", "--classifier", "nothing.pth"], "got nothing.pth"),
+        (["evaluate", "--network", "encoder", "--photographs", ".", "--checkpoint", "nothing.pt"], "got nothing.pt"),
+    ],
+)
+def test_missing_files_are_named_before_anything_is_read(capsys, words, message):
+    with pytest.raises(SystemExit):
+        arguments_of(words)
+    assert message in capsys.readouterr().err
 
 
 def test_every_ratio_is_compared_with_weak_labels_alone(tmp_path):
