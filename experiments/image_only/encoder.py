@@ -17,7 +17,7 @@ from image_only.backbone import CROP as LANDMARK_CROP
 from image_only.backbone import Crop, around, whole
 from image_only.classifier import CHANNELS, Classifier
 from image_only.examples import SIZE
-from image_only.mesh_head import MeshHead, train_once
+from image_only.mesh_head import MeshHead, start_head
 from image_only.network import Network, Said, Shown
 from image_only.train import LARGEST_GRADIENT, Settings
 from texalign._internal import Draws, write_whole
@@ -59,7 +59,7 @@ class Encoder(Network):
         self.laterals = nn.ModuleList([nn.Conv2d(channels, WIDTH, 1) for channels in CHANNELS])
         self.to_maps = nn.Sequential(Block(WIDTH, WIDTH, 1), nn.Conv2d(WIDTH, 21, 1))
         self.to_space = nn.Sequential(nn.Linear(21 * (WIDTH + 2) + CHANNELS[-1], 256), nn.ReLU(), nn.Linear(256, 63))
-        self.head = MeshHead(SIZE)
+        self.head = MeshHead()
 
     def seeing(self) -> list[dict[str, Any]]:
         """Parameters of all but the head, each group with its share of the rate."""
@@ -246,6 +246,6 @@ def encoder_start(classifier: Path, keep: Path) -> Encoder:
         torch.default_generator.manual_seed(0)
         encoder = Encoder()
     encoder.classifier.read(classifier)
-    train_once(encoder.head, keep / "head.pt")
+    encoder.head = start_head(keep)
     train_seeing(encoder, synthetic_samples(keep, IMAGES, TRAIN_SEED, 0, SIZE), keep / "encoder.pt")
     return encoder

@@ -40,7 +40,7 @@ from image_only.examples import (
     views_of,
     weak_labels,
 )
-from image_only.mesh_head import MeshHead, train_once
+from image_only.mesh_head import MeshHead, start_head
 from image_only.network import ImageOnly, Network, Views
 from image_only.train import (
     ADDED,
@@ -335,15 +335,6 @@ def evaluated(
     found = errors(network, examples, views, state["offset"])
     means = {name: values.nanmean().item() for name, values in found.items() if values.isfinite().any()}
     return {"photographs": len(examples), "people": len(examples.person.unique())} | means
-
-
-def start_head(keep: Path) -> MeshHead:
-    """A head trained on posed hands, or the one that was kept."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
-        head = MeshHead()
-    train_once(head, keep / "head.pt")
-    return head
 
 
 def prior() -> ta.UVTextureEncoder:

@@ -104,9 +104,7 @@ def posed_hands(model: HandModel, count: int, size: int, generator: torch.Genera
     return PosedHands(batch, landmarks, world)
 
 
-def train_head(
-    head: MeshHead, steps: int = STEPS, hands: int = HANDS, seed: int = 0, in_space: bool = True
-) -> list[float]:
+def train_head(head: MeshHead, steps: int = STEPS, hands: int = HANDS, seed: int = 0) -> list[float]:
     """Train on posed hands that are drawn anew in every step, and return the objective by step.
 
     Args:
@@ -114,7 +112,6 @@ def train_head(
         steps: in which the rate falls to zero.
         hands: in every step.
         seed: of the hands.
-        in_space: whether it is told landmarks in space, or only those in the image.
     """
     optimizer = torch.optim.AdamW(head.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=1e-3)
     generator = torch.Generator().manual_seed(seed)
@@ -124,7 +121,7 @@ def train_head(
         for group in optimizer.param_groups:
             group["lr"] = RATE * min(1.0, 0.05 + 20 * share) * 0.5 * (1 + math.cos(math.pi * share))
         batch, landmarks, world = posed_hands(head.hand, hands, head.image_size, generator)
-        said = head(landmarks, world if in_space else torch.zeros_like(world), batch.camera)
+        said = head(landmarks, world, batch.camera)
         # Wide at first, or hands far from their keypoints would hardly be moved.
         scale = KEYPOINT_SCALE * head.image_size / 128 * 8 ** max(0.0, 1 - 3 * share)
         total = KEYPOINT_WEIGHT * keypoint_loss(said.joints, batch.camera, batch.keypoints, scale)
@@ -137,10 +134,15 @@ def train_head(
     return values
 
 
-def train_once(head: MeshHead, file: Path, steps: int = STEPS, hands: int = HANDS, in_space: bool = True) -> None:
-    """`train_head`, or what a file has kept of it."""
+def start_head(keep: Path) -> MeshHead:
+    """A head trained on posed hands, made once and kept in a folder."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        head = MeshHead()
+    file = keep / "head.pt"
     if not file.exists():
-        train_head(head, steps, hands, in_space=in_space)
+        train_head(head)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, partial(torch.save, head.state_dict()))
     head.load_state_dict(torch.load(file, weights_only=True))
+    return head
