@@ -25,7 +25,7 @@ from texalign.hand import KEYPOINT_WEIGHT, anatomy_loss, keypoint_loss
 from training.arms import MAP_WEIGHT, map_loss, space_error
 from training.augmentation import SCALE, SHIFT, TURN, recoloured
 from training.network import Block, Prediction, mean_places, towards
-from training.order import seeded
+from training.order import seeded, warm_cosine
 from training.samples import Batch, Samples, as_they_are
 from training.synthetic_samples import TRAIN_SEED, synthetic_samples
 
@@ -149,11 +149,11 @@ def generated_hands(samples: Samples, rows: Tensor, generator: torch.Generator) 
 
 def degraded(image: Tensor, generator: torch.Generator) -> Tensor:
     """At a lower resolution, the same for all (B, 3, S, S), and with noise."""
-    size, (resolution, level) = image.shape[-1], torch.rand(2, generator=generator).tolist()
-    small = round(size * (RESOLUTION[0] + (RESOLUTION[1] - RESOLUTION[0]) * resolution))
+    size, draws = image.shape[-1], Draws(1, generator, torch.device("cpu"))
+    small = round(size * draws.uniform(low=RESOLUTION[0], high=RESOLUTION[1]).item())
+    noise = draws.log_uniform(low=NOISE[0], high=NOISE[1])
     image = functional.interpolate(image, size=(small, small), mode="area")
     image = functional.interpolate(image, size=(size, size), mode="bilinear")
-    noise = NOISE[0] * (NOISE[1] / NOISE[0]) ** level
     return (image + noise * torch.randn(image.shape, generator=generator)).clamp(0, 1)
 
 
@@ -221,8 +221,7 @@ def train_seeing(encoder: Encoder, samples: Samples, keep: Path, steps: int = ST
     for step in range(first, min(stop, steps)):
         share = step / steps
         for group in optimizer.param_groups:
-            rate = RATE * min(1.0, 0.02 + 50 * share) * 0.5 * (1 + math.cos(math.pi * share))
-            group["lr"] = group["share"] * rate
+            group["lr"] = group["share"] * (RATE * warm_cosine(share, 0.02))
         generator = seeded(0, step)
         rows = torch.randint(len(palms), (BATCH,), generator=generator)
         batch, shown = generated_hands(palms, rows, generator)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from texalign._internal import Draws, write_whole
 from texalign.hand import KEYPOINT_WEIGHT, HandModel, anatomy_loss, keypoint_loss, sample_pose
 from training.arms import space_error
 from training.network import Correction, HandDescription, Prediction, position, towards
+from training.order import warm_cosine
 from training.samples import Batch
 
 WIDTH, CORRECTIONS = 384, 3
@@ -119,7 +119,7 @@ def train_head(head: MeshHead, steps: int = STEPS, hands: int = HANDS, seed: int
     for step in range(steps):
         share = step / steps
         for group in optimizer.param_groups:
-            group["lr"] = RATE * min(1.0, 0.05 + 20 * share) * 0.5 * (1 + math.cos(math.pi * share))
+            group["lr"] = RATE * warm_cosine(share, 0.05)
         batch, landmarks, world = posed_hands(head.hand, hands, head.image_size, generator)
         said = head(landmarks, world, batch.camera)
         # Wide at first, or hands far from their keypoints would hardly be moved.

@@ -23,19 +23,14 @@ SETS = {
     "video": (("video",), OF_FRAMES),
     "generated images": (("generated",), OF_GENERATED),
 }
-# By title: the photographs, the arm that others are compared with, and the arms.
-WHOLE, TENTH, NONE, ALONE = (
-    (WEAK, START, *(arm for arm in ARMS if arm != WEAK)),
-    (FEW, START, *FEW_ARMS[1:], WEAK),
-    (START, *FREE_ARMS),
-    (FREE_ALONE, FREE),
-)
+# By title: the arms, and first the one that the others are compared with.
 TITLES = {
-    "all labelled": WHOLE,
-    "a tenth labelled": TENTH,
-    "no labels": NONE,
-    "no labels, what the loss adds": ALONE,
+    "all labelled": (WEAK, START, *(arm for arm in ARMS if arm != WEAK)),
+    "a tenth labelled": (FEW, START, *FEW_ARMS[1:], WEAK),
+    "no labels": (START, *FREE_ARMS),
+    "no labels, what the loss adds": (FREE_ALONE, FREE),
 }
+# By title of a table: the photographs, the arm that others are compared with, and the arms.
 TABLES = {f"{which}, {title}": (which, arms[0], arms) for title, arms in TITLES.items() for which in SETS}
 Results = dict[str, list[dict[str, Any]]]
 

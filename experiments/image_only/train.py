@@ -30,7 +30,7 @@ from training.arms import (
     space_error,
 )
 from training.network import Prediction
-from training.order import epoch_batches, seeded
+from training.order import epoch_batches, seeded, warm_cosine
 from training.samples import Batch
 from training.settings import Settings as TermSettings
 
@@ -250,7 +250,7 @@ class Trainer:
                 batches = self.batches(run, epoch)
             share = number / len(batches) / settings.epochs
             for group in optimizer.param_groups:
-                group["lr"] = group["rate"] * min(1.0, 0.1 + 10 * share) * 0.5 * (1 + math.cos(math.pi * share))
+                group["lr"] = group["rate"] * warm_cosine(share, 0.1)
             generator = seeded(run.seed, 2, epoch, step)
             term = None if added is None else added[0]
             alone, of_term = self.objectives(network, run, batches[step], labels, term, generator)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -35,3 +37,8 @@ def epoch_batches(count: int, batch_size: int, neighbours: int, shifted: bool, s
     rows = (starts[:, None] + torch.arange(neighbours)).flatten()
     whole = len(rows) // batch_size * batch_size
     return list(rows[:whole].split(batch_size)) if whole else []
+
+
+def warm_cosine(share: float, first: float) -> float:
+    """The part of a rate after a share of the steps: from `first` to 1 over that share, and to 0 by a cosine."""
+    return min(1.0, first + 1 / first * share) * 0.5 * (1 + math.cos(math.pi * share))
